@@ -1,0 +1,105 @@
+// Package cloud is the contract of a home's messaging side: one authenticated
+// conversation with one kind of cloud, and the classes that its failures fall
+// into. One package below it speaks to one cloud; all pass the suite in
+// cloudtest.
+//
+// What a cloud promises: it says *delivered* only when the home took the payload
+// on the very connection that carried it. What it may lose: nothing of its own;
+// whatever is not acknowledged is for the caller to send again, byte for byte.
+package cloud
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Class says what a failure means for the caller.
+type Class string
+
+// The classes.
+const (
+	Unreachable Class = "unreachable" // no answer, connection lost: back off, try again
+	Denied      Class = "denied"      // credentials or identity refused: the home is questionable
+	NotTrusted  Class = "not-trusted" // the other side could not prove who it is (TLS)
+	Unproven    Class = "unproven"    // connected, but what is sent does not come through
+	TooLarge    Class = "too-large"   // this payload will never be taken
+	Slow        Class = "slow"        // told to wait
+	Unpaid      Class = "unpaid"      // the organization's payloads are refused
+)
+
+// Error is a failure with its class, and what the operator should do.
+type Error struct {
+	Class  Class
+	Op     string        // "connect", "publish", "prove"
+	Remedy string        // one sentence
+	Wait   time.Duration // Slow: not before
+	Err    error
+}
+
+func (e *Error) Error() string { return "cloud: " + e.Op + ": " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// ClassOf returns the class of err; Unreachable when it has none.
+func ClassOf(err error) Class {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Class
+	}
+	return Unreachable
+}
+
+// Kind is what a message is.
+type Kind uint8
+
+// The kinds.
+const (
+	Readings Kind = iota
+	Alarm
+)
+
+// Message is one publish.
+type Message struct {
+	Kind    Kind
+	Payload []byte
+}
+
+// Limits are the cloud's, before configuration.
+type Limits struct {
+	MaxBytes int // of a payload
+	Window   int // publishes in flight
+}
+
+// Cloud makes sessions. It holds no connection itself.
+type Cloud interface {
+	Name() string
+	Limits() Limits
+	// Dial connects, authenticates and proves the identity; status is what others
+	// see of the gateway while connected, will what they see when it falls silent.
+	Dial(ctx context.Context, status, will []byte) (Session, error)
+}
+
+// Session is one connection. Once Done is closed it stays dead; every outcome that
+// had not come by then is unknown.
+type Session interface {
+	// Publish sends m and calls ack exactly once, from any goroutine: nil when
+	// the home took it on this connection, an *Error otherwise. It does not wait for
+	// the acknowledgement.
+	Publish(m Message, ack func(error)) error
+	// Prove shows that what is sent comes through. Nothing may be deleted on the
+	// strength of acknowledgements before it has succeeded.
+	Prove(ctx context.Context) error
+	// Status replaces what others see of the gateway.
+	Status(ctx context.Context, status []byte) error
+	// Hints carries orders' nudges ("orders") and receivers' acknowledgements ("acks"); bounded, drops the oldest.
+	Hints() <-chan Hint
+	Done() <-chan struct{}
+	Err() error // why Done; an *Error
+	// Close says farewell (status, if not nil) and disconnects.
+	Close(ctx context.Context, status []byte)
+}
+
+// Hint is something that arrived. It is hostile until checked.
+type Hint struct {
+	Topic   string // "orders" or "acks"
+	Payload []byte
+}
