@@ -1,0 +1,540 @@
+// Package agent does the work of the present home: it samples, keeps, publishes and
+// tells how it goes. It knows all the parts and is known by none.
+//
+// It promises that sampling never waits for the network, the clock or a full disk; that
+// a reading which was appended has one recorded outcome; that a bad
+// configuration file changes nothing; and that it stops within five seconds.
+// It may lose, at a power cut, what one flush interval brought.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"homeward/agent/cloud"
+	"homeward/agent/config"
+	"homeward/agent/ledger"
+	"homeward/agent/pack"
+	"homeward/agent/status"
+	"homeward/buffer"
+)
+
+// Options is what an agent is made of. Config, OpenBus, Clock and NewCloud are required.
+type Options struct {
+	Config   *config.Config
+	Reload   func() (*config.Config, error) // reads the configuration again; nil: it cannot change
+	Version  string
+	OpenBus  OpenBus
+	Clock    Clock
+	NewCloud func(c *config.Config, epoch buffer.Epoch, log *slog.Logger) (cloud.Cloud, error)
+	Notify   func(state string)                      // tells the service manager (sd_notify); nil: nobody
+	Watchdog time.Duration                           // how often it wants to hear WATCHDOG=1; 0: never
+	FS       buffer.FS                               // nil: the operating system's
+	Listen   func(addr string) (net.Listener, error) // nil: net.Listen over TCP
+	Log      *slog.Logger                            // nil: silent
+}
+
+// Agent is one gateway at work.
+type Agent struct {
+	Options
+	cfg      atomic.Pointer[config.Config]
+	buf      *buffer.Buffer
+	lane     *buffer.Lane
+	epoch    buffer.Epoch
+	problems *problems
+	sampler  *sampler
+	pub      *publisher // nil while the home may not be published to
+	started  time.Time
+	vital    *vital
+
+	opsMu sync.Mutex
+	ops   operations
+
+	web              *status.Server // of status.listen
+	anchor           bool           // the boot's anchor has been given
+	evicted, damaged uint64         // as last seen
+}
+
+// The keys of the agent's small facts in the buffer.
+const (
+	sideEpoch = "epoch"
+	sideHome  = "home"
+	sideOps   = "operations"
+)
+
+// SocketPath is where the agent of a state folder answers.
+func SocketPath(state string) string { return filepath.Join(state, "run", "homeward.sock") }
+
+// BufferPath is where it keeps its readings.
+func BufferPath(state string) string { return filepath.Join(state, "buffer") }
+
+// homeIdentity is what makes a home another home; address and credentials do not.
+type homeIdentity struct {
+	Cloud        string `json:"cloud"`
+	Organization string `json:"organization"`
+	Project      string `json:"project"`
+	Product      string `json:"product"`
+}
+
+func identity(h config.Home) homeIdentity {
+	return homeIdentity{h.Cloud, h.Organization, h.Project, h.Product}
+}
+
+// operations counts publishes of the billing month.
+type operations struct {
+	Month string `json:"month"` // first day, 2006-01-02
+	Used  uint64 `json:"used"`
+}
+
+// New opens the state folder. It talks to no instrument and no network.
+func New(o Options) (*Agent, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Notify == nil {
+		o.Notify = func(string) {}
+	}
+	if o.Listen == nil {
+		o.Listen = func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+	}
+	a := &Agent{Options: o, started: time.Now(), vital: newVital(), problems: newProblems(time.Now, o.Log)}
+	a.cfg.Store(o.Config)
+	if err := os.MkdirAll(o.Config.State, 0o750); err != nil {
+		return nil, fmt.Errorf("agent: state folder: %w", err)
+	}
+	buf, err := buffer.Open(BufferPath(o.Config.State), a.bufferOptions(o.Config))
+	if err != nil {
+		return nil, err
+	}
+	a.buf = buf
+	if err := a.settle(); err != nil {
+		return nil, errors.Join(err, buf.Close())
+	}
+	return a, nil
+}
+
+func (a *Agent) bufferOptions(c *config.Config) buffer.Options {
+	return buffer.Options{
+		MaxBytes: int64(c.Buffer.MaxBytes), KeepFree: int64(c.Buffer.KeepFree),
+		Flush: time.Duration(c.Buffer.Flush), WhenFull: buffer.WhenFull(c.Buffer.WhenFull),
+		FS: a.FS, Log: a.Log,
+	}
+}
+
+// settle finds the epoch, or begins a fresh one when nothing of an earlier life is
+// left to say which numbers were used, and opens its lane.
+func (a *Agent) settle() error {
+	want := identity(a.Config.Home)
+	raw := a.buf.Side(sideEpoch)
+	if len(raw) == 4 && !a.buf.Fresh() {
+		a.epoch = buffer.Epoch(binary.BigEndian.Uint32(raw))
+		var have homeIdentity
+		if json.Unmarshal(a.buf.Side(sideHome), &have) == nil && have != want {
+			a.problems.raise(CodeHomeChanged, "", status.Fail,
+				fmt.Sprintf("the state folder belongs to %s/%s/%s on %s, the configuration names %s/%s/%s on %s; nothing is published",
+					have.Organization, have.Project, have.Product, have.Cloud, want.Organization, want.Project, want.Product, want.Cloud),
+				"restore the home: block; or export the buffer (homeward buffer export) and give a new state: folder to start at the new home")
+		}
+	} else {
+		var b [4]byte
+		_, _ = rand.Read(b[:])                                        // never fails
+		a.epoch = buffer.Epoch(binary.BigEndian.Uint32(b[:]) | 1<<31) // moves count up from here without meeting 0
+		binary.BigEndian.PutUint32(b[:], uint32(a.epoch))
+		text, _ := json.Marshal(want)
+		if err := errors.Join(a.buf.PutSide(sideEpoch, b[:]), a.buf.PutSide(sideHome, text), a.buf.Flush()); err != nil {
+			return fmt.Errorf("agent: new epoch: %w", err)
+		}
+		a.Log.Info("fresh epoch", "epoch", a.epoch)
+	}
+	_ = json.Unmarshal(a.buf.Side(sideOps), &a.ops) // none yet: zero
+	lane, err := a.buf.Lane(a.epoch)
+	if err != nil {
+		return err
+	}
+	a.lane = lane
+	return nil
+}
+
+func (a *Agent) published() bool {
+	for _, p := range a.problems.list() {
+		if p.Code == string(CodeHomeChanged) {
+			return false
+		}
+	}
+	return true
+}
+
+// Run works until ctx ends, then stops within five seconds. Each value on reload makes it
+// read the configuration again.
+func (a *Agent) Run(ctx context.Context, reload <-chan os.Signal) error {
+	cfg := a.Config
+	socket, err := status.ListenUnix(SocketPath(cfg.State))
+	if err != nil {
+		return errors.Join(err, a.buf.Close())
+	}
+	local := status.Serve(socket, a.localHandler(), a.Log)
+	defer local.Close()
+
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	a.sampler = &sampler{
+		open: a.OpenBus, clock: a.Clock, sink: a.lane, problems: a.problems, log: a.Log, vital: a.vital,
+		alarmed: func(buffer.Seq) {},
+	}
+	if a.published() {
+		if err := a.startPublisher(cfg); err != nil {
+			return errors.Join(err, a.buf.Close())
+		}
+		a.sampler.alarmed = a.pub.alarmed
+	}
+	a.sampler.apply(work, cfg.Sensors, cfg.Publish.Alarms)
+	var publishing sync.WaitGroup
+	if a.pub != nil {
+		publishing.Go(func() { a.pub.Run(work) })
+	}
+	a.listen(cfg.Status.Listen)
+	a.warnings(cfg)
+	a.Notify("READY=1")
+	a.Log.Info("running", "gateway", cfg.Gateway, "version", a.Version, "epoch", a.epoch, "sensors", len(cfg.Sensors))
+
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	fed := time.Now()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-reload:
+			a.reload(work)
+		case <-tick.C:
+			a.tend()
+			if a.Watchdog > 0 && time.Since(fed) >= a.Watchdog/3 {
+				if who := a.vital.stuck(); who != "" {
+					a.Log.Error("watchdog not fed", "stuck", who)
+				} else {
+					a.Notify("WATCHDOG=1")
+					fed = time.Now()
+				}
+			}
+		}
+	}
+
+	a.Notify("STOPPING=1")
+	stop()
+	a.sampler.wait(time.Second)
+	publishing.Wait() // bounded by farewell
+	if a.web != nil {
+		a.web.Close()
+	}
+	err = a.buf.Close()
+	a.Log.Info("stopped", "error", err)
+	return err
+}
+
+func (a *Agent) startPublisher(cfg *config.Config) error {
+	home, err := a.NewCloud(cfg, a.epoch, a.Log)
+	if err != nil {
+		return err
+	}
+	a.pub = newPublisher(publisher{
+		buf: a.buf, lane: a.lane, cloud: home,
+		header:   pack.Header{Gateway: cfg.Gateway, Epoch: uint32(a.epoch)},
+		settings: func() config.Publish { return a.cfg.Load().Publish },
+		flush:    func() time.Duration { return time.Duration(a.cfg.Load().Buffer.Flush) },
+		describe: a.describe, count: a.countOperations,
+		clock: a.Clock, problems: a.problems, log: a.Log, beat: a.vital.add("publisher"),
+	})
+	return nil
+}
+
+// tend looks at what changes slowly: once a second.
+func (a *Agent) tend() {
+	now := a.Clock.Stamp()
+	if now.Trusted {
+		if !a.anchor {
+			// Readings of this boot that were taken before the clock was right are repaired with this.
+			if err := a.buf.Anchor(now.Boot, now.Mono, now.Wall); err != nil {
+				a.Log.Warn("anchor not recorded", "error", err)
+			} else {
+				a.anchor = true
+			}
+		}
+		a.problems.clear(CodeClock, "")
+	} else if time.Since(a.started) > time.Minute {
+		a.problems.raise(CodeClock, "", status.Warn, "the clock is not synchronised: readings are marked stale-clock until it is",
+			"check that an NTP client runs (timedatectl) and reaches its server, or fit a real-time clock")
+	}
+	s := a.buf.Stats()
+	a.bufferProblems(s)
+	a.operationProblems()
+}
+
+func (a *Agent) bufferProblems(s buffer.Stats) {
+	if s.Stopped {
+		a.problems.raise(CodeBufferFull, "", status.Fail, "the buffer is full and sampling has stopped, as configured",
+			"bring the home back, or raise buffer.max_bytes, or set buffer.when_full: drop-oldest")
+	} else {
+		a.problems.clear(CodeBufferFull, "")
+	}
+	if s.DiskFull {
+		a.problems.raise(CodeBufferDisk, "", status.Fail, "the disk is full: "+s.LastError, "free space on the file system of the state folder, or lower buffer.max_bytes")
+	} else {
+		a.problems.clear(CodeBufferDisk, "")
+	}
+	if len(s.DamagedFiles) > 0 {
+		a.problems.raise(CodeBufferDamaged, "", status.Warn,
+			fmt.Sprintf("%d damaged files were set aside, first %s; what could not be read is in gap records", len(s.DamagedFiles), s.DamagedFiles[0]),
+			"check the card or disk (dmesg), keep the *.damaged files for a look and then delete them")
+	} else {
+		a.problems.clear(CodeBufferDamaged, "")
+	}
+	if a.evicted != s.Dropped && a.evicted != 0 {
+		a.problems.raise(CodeBufferEvicting, "", status.Fail, fmt.Sprintf("%d readings were given up to stay within the buffer's bounds", s.Dropped),
+			"bring the home back, or raise buffer.max_bytes")
+	} else if s.Pending == 0 {
+		a.problems.clear(CodeBufferEvicting, "")
+	}
+	a.evicted = s.Dropped
+}
+
+// countOperations counts before the publish is made; it is durable with the attempt's own flush.
+func (a *Agent) countOperations(cost int) {
+	a.opsMu.Lock()
+	defer a.opsMu.Unlock()
+	a.ops.Used += uint64(cost)
+	if month := a.monthLocked(); month != a.ops.Month {
+		a.ops = operations{Month: month, Used: uint64(cost)}
+	}
+	text, _ := json.Marshal(a.ops)
+	if err := a.buf.PutSide(sideOps, text); err != nil {
+		a.Log.Warn("operations not recorded", "error", err)
+	}
+}
+
+// monthLocked is the billing month, which only moves while the clock is trusted.
+func (a *Agent) monthLocked() string {
+	now := a.Clock.Stamp()
+	if !now.Trusted && a.ops.Month != "" {
+		return a.ops.Month
+	}
+	start, _ := ledger.Month(time.UnixMilli(now.Wall), a.cfg.Load().Operations.BillingDay)
+	return start.Format(time.DateOnly)
+}
+
+func (a *Agent) operationsStatus() status.Operations {
+	a.opsMu.Lock()
+	defer a.opsMu.Unlock()
+	if month := a.monthLocked(); month != a.ops.Month {
+		a.ops = operations{Month: month}
+	}
+	o := status.Operations{Month: a.ops.Month, Used: a.ops.Used, LimitState: "none"}
+	now := time.UnixMilli(a.Clock.Stamp().Wall)
+	start, end := ledger.Month(now, a.cfg.Load().Operations.BillingDay)
+	o.Forecast = o.Used
+	if v, _, _ := a.pubStatus(); now.After(start) {
+		perSecond := float64(v.Operations) / max(1, time.Since(a.started).Seconds())
+		o.Forecast += uint64(perSecond * end.Sub(now).Seconds())
+	}
+	if n := a.cfg.Load().Operations.PerMonth; n > 0 {
+		budget := uint64(n)
+		percent := float64(o.Used) / float64(n) * 100
+		o.Budget, o.Percent, o.LimitState = &budget, &percent, "below"
+		if o.Used >= budget {
+			o.LimitState = "above"
+		}
+	}
+	return o
+}
+
+func (a *Agent) operationProblems() {
+	o := a.operationsStatus()
+	var code Code
+	sev := status.Warn
+	if o.Percent != nil {
+		switch {
+		case *o.Percent >= 100:
+			code, sev = CodeOps100, status.Fail
+		case *o.Percent >= 90:
+			code = CodeOps90
+		case *o.Percent >= 70:
+			code = CodeOps70
+		}
+	}
+	text := ""
+	if code != "" {
+		text = fmt.Sprintf("%d of %d operations of the month from %s are used", o.Used, *o.Budget, o.Month)
+	}
+	a.problems.only(code, []Code{CodeOps70, CodeOps90, CodeOps100}, "", sev, text, "raise publish.max_age or the sensors' every (homeward plan shows what each saves), or the budget")
+}
+
+func (a *Agent) pubStatus() (status.Publish, string, time.Time) {
+	if a.pub == nil {
+		return status.Publish{}, "changed", a.started
+	}
+	return a.pub.status()
+}
+
+// Status is what `homeward status` shows.
+func (a *Agent) Status() status.Status {
+	cfg, s := a.cfg.Load(), a.buf.Stats()
+	pub, state, since := a.pubStatus()
+	pub.Format = string(cfg.Publish.Format)
+	now := a.Clock.Stamp()
+	source, offset := a.Clock.Source()
+	v := status.Status{
+		Gateway: cfg.Gateway, Version: a.Version, UptimeS: int64(time.Since(a.started).Seconds()), PID: os.Getpid(),
+		Home: status.Home{
+			Cloud: string(cfg.Home.Cloud), Organization: cfg.Home.Organization, Project: cfg.Home.Project, Product: cfg.Home.Product,
+			Epoch: uint32(a.epoch), State: state, Since: since.UTC(), URL: cfg.Home.URL,
+		},
+		Sensors: []status.Sensor{}, Publish: pub, Operations: a.operationsStatus(),
+		Update:   status.Update{Version: a.Version, State: "none"},
+		Clock:    status.Clock{Trusted: now.Trusted, Source: source, OffsetMS: offset},
+		Problems: a.problems.list(),
+		Buffer: status.Buffer{
+			Pending: s.Pending, Bytes: s.Bytes, MaxBytes: s.MaxBytes, Free: s.Free, Dropped: s.Dropped, Delivered: s.Delivered,
+			Gaps: s.Gaps, Flushes: s.Flushes, Seals: s.Seals, Lanes: []status.Lane{}, Damaged: s.DamagedFiles, Recovered: s.RecoveredFrom,
+		},
+	}
+	if a.sampler != nil {
+		v.Sensors = append(v.Sensors, a.sampler.status()...)
+	}
+	switch {
+	case s.OldestMono > 0:
+		v.Buffer.OldestAgeS = max(0, (now.Mono - s.OldestMono).Seconds())
+	case s.OldestTime > 0:
+		v.Buffer.OldestAgeS = max(0, float64(now.Wall-s.OldestTime)/1e3)
+	}
+	for _, l := range s.Lanes {
+		v.Buffer.Lanes = append(v.Buffer.Lanes, status.Lane{Epoch: uint32(l.Epoch), First: uint64(l.First), Next: uint64(l.Next), Pending: l.Pending, Gaps: l.Gaps, Segments: l.Segments})
+	}
+	return v
+}
+
+// describe is the retained status that others see at the home (B/status).
+func (a *Agent) describe(online bool) []byte {
+	cfg := a.cfg.Load()
+	type brief struct {
+		Code     string `json:"code"`
+		Subject  string `json:"subject,omitempty"`
+		Severity string `json:"severity"`
+		Text     string `json:"text"`
+	}
+	problems := []brief{}
+	for _, p := range a.problems.list() {
+		problems = append(problems, brief{p.Code, p.Subject, string(p.Severity), p.Text})
+		if len(problems) == 20 {
+			break
+		}
+	}
+	text, _ := json.Marshal(struct {
+		Online     bool           `json:"online"`
+		Version    string         `json:"version"`
+		Epoch      uint32         `json:"epoch"`
+		Home       homeIdentity   `json:"home"`
+		Release    string         `json:"release"`
+		Update     map[string]any `json:"update"`
+		Backlog    uint64         `json:"backlog"`
+		Operations uint64         `json:"operations"`
+		Problems   []brief        `json:"problems"`
+	}{
+		online, a.Version, uint32(a.epoch), identity(cfg.Home), a.Version,
+		map[string]any{"state": "none", "code": "", "counter": 0, "attempt": 0},
+		a.buf.Stats().Pending, a.operationsStatus().Used, problems,
+	})
+	return text
+}
+
+// listen opens status.listen; a port that is taken is a problem, not a reason to stop.
+func (a *Agent) listen(addr string) {
+	if a.web != nil {
+		a.web.Close()
+		a.web = nil
+	}
+	a.problems.clear(CodeStatusListen, "")
+	if addr == "" {
+		return
+	}
+	l, err := a.Listen(addr)
+	if err != nil {
+		a.problems.raise(CodeStatusListen, addr, status.Warn, oneLine(err), "choose another status.listen, or stop what listens there")
+		return
+	}
+	a.web = status.Serve(l, status.Local(status.Handler(a.Status), addr), a.Log)
+	a.Log.Info("status page", "url", "http://"+l.Addr().String()+"/")
+}
+
+func (a *Agent) localHandler() http.Handler {
+	mux := status.Handler(a.Status)
+	mux.HandleFunc("GET /check", func(w http.ResponseWriter, r *http.Request) {
+		status.WriteJSON(w, a.check(r.Context(), r.FormValue("offline") != ""))
+	})
+	mux.HandleFunc("GET /buffer/stat", func(w http.ResponseWriter, _ *http.Request) { status.WriteJSON(w, a.buf.Stats()) })
+	mux.HandleFunc("GET /buffer/verify", func(w http.ResponseWriter, _ *http.Request) {
+		status.WriteJSON(w, append([]string{}, a.buf.Verify()...))
+	})
+	mux.HandleFunc("GET /buffer/export", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		if err := Export(w, a.buf, a.cfg.Load().Gateway, r.FormValue("format")); err != nil {
+			panic(http.ErrAbortHandler) // the reader must see that it is cut off
+		}
+	})
+	return mux
+}
+
+// reload reads the configuration again and applies what can change while running.
+func (a *Agent) reload(ctx context.Context) {
+	if a.Reload == nil {
+		return
+	}
+	next, err := a.Reload()
+	if err != nil {
+		a.problems.raise(CodeConfigReload, "", status.Warn, "the new configuration is not used: "+oneLine(err), "mend it and send SIGHUP again; until then the old one holds")
+		return
+	}
+	a.problems.clear(CodeConfigReload, "")
+	now := a.cfg.Load()
+	if why := config.RestartNeeded(now, next); why != "" {
+		a.problems.raise(CodeConfigRestart, "", status.Warn, why, "restart the agent to apply it (systemctl restart homeward)")
+		// What needs a restart stays as it is; the rest is applied.
+		next.Gateway, next.State, next.Home = now.Gateway, now.State, now.Home
+	} else {
+		a.problems.clear(CodeConfigRestart, "")
+	}
+	a.cfg.Store(next)
+	a.buf.SetBounds(a.bufferOptions(next))
+	a.sampler.apply(ctx, next.Sensors, next.Publish.Alarms)
+	if now.Status.Listen != next.Status.Listen {
+		a.listen(next.Status.Listen)
+	}
+	a.warnings(next)
+	a.Log.Info("configuration read again", "sensors", len(next.Sensors))
+}
+
+func (a *Agent) warnings(c *config.Config) {
+	seen := map[string]bool{}
+	for _, w := range c.Warnings {
+		seen[w.Path] = true
+		code := Code(w.Code)
+		if code == "" {
+			code = CodeConfigWarning
+		}
+		a.problems.raise(code, w.Path, status.Warn, w.Text, w.Remedy)
+	}
+	for _, p := range a.problems.list() {
+		if (p.Code == string(CodeConfigLater) || p.Code == string(CodeConfigWarning)) && !seen[p.Subject] {
+			a.problems.clear(Code(p.Code), p.Subject)
+		}
+	}
+}

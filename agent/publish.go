@@ -1,0 +1,878 @@
+package agent
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"homeward/agent/cloud"
+	"homeward/agent/config"
+	"homeward/agent/pack"
+	"homeward/agent/status"
+	"homeward/buffer"
+)
+
+const (
+	dialBound    = 30 * time.Second
+	proofBound   = 15 * time.Second
+	proofEvery   = time.Hour
+	ackBound     = time.Minute     // after this without an acknowledgement the session is given up
+	farewell     = time.Second     // for the last acknowledgements and the last status
+	statusEvery  = 5 * time.Minute // between statuses that say nothing new
+	statusPause  = 30 * time.Second
+	coalesce     = 200 * time.Millisecond // appends are looked at together
+	maxAlarms    = 1024
+	maxAckRanges = 4096
+	// A receiver that has not confirmed a payload is sent it again after this, then ever more rarely.
+	receiverRetry    = time.Minute
+	maxReceiverRetry = time.Hour
+)
+
+// publisher takes readings from a lane to its home: alarms first, then live readings
+// that are due, then the backlog on a leash. A batch that was tried keeps its
+// boundary and bytes until its fate is known.
+type publisher struct {
+	buf      *buffer.Buffer
+	lane     *buffer.Lane
+	cloud    cloud.Cloud
+	header   pack.Header // First is set for each payload
+	settings func() config.Publish
+	flush    func() time.Duration
+	describe func(online bool) []byte // the retained status
+	count    func(cost int)           // of operations, before they are spent
+	clock    Clock
+	problems *problems
+	log      *slog.Logger
+	beat     *beat
+
+	mu     sync.Mutex
+	alarms []buffer.Seq // appended and not yet in a batch, ascending
+	view   status.Publish
+	state  string
+	since  time.Time
+	wake   chan struct{}   // an alarm came
+	asks   chan chan error // for a proof now
+}
+
+const sideAlarms = "alarms"
+
+func newPublisher(p publisher) *publisher {
+	p.wake = make(chan struct{}, 1)
+	p.asks = make(chan chan error)
+	p.state, p.since = "connecting", time.Now()
+	if text := p.buf.Side(sideAlarms); text != nil {
+		_ = json.Unmarshal(text, &p.alarms) // a lost list costs promptness, not readings
+	}
+	return &p
+}
+
+// alarmed notes the first number of an alarm's poll.
+func (p *publisher) alarmed(first buffer.Seq) {
+	p.mu.Lock()
+	p.alarms = append(p.alarms, first)
+	if len(p.alarms) > maxAlarms {
+		p.alarms = p.alarms[1:] // it still leaves with the backlog
+	}
+	p.saveAlarmsLocked()
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *publisher) saveAlarmsLocked() {
+	text, _ := json.Marshal(p.alarms)
+	if len(p.alarms) == 0 {
+		text = nil
+	}
+	if err := p.buf.PutSide(sideAlarms, text); err != nil {
+		p.log.Warn("alarm list not kept", "error", err)
+	}
+}
+
+// proveNow has the present session prove the path once more.
+func (p *publisher) proveNow(ctx context.Context) error {
+	ask := make(chan error, 1)
+	select {
+	case p.asks <- ask:
+	case <-ctx.Done():
+		return errors.New("agent: not connected to the home")
+	}
+	select {
+	case err := <-ask:
+		return err
+	case <-ctx.Done():
+		return errors.New("agent: the session ended during the proof")
+	}
+}
+
+func (p *publisher) setState(s string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != s {
+		p.state, p.since = s, time.Now()
+		p.log.Info("home", "state", s)
+	}
+}
+
+func (p *publisher) status() (v status.Publish, state string, since time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.view, p.state, p.since
+}
+
+var homeCodes = []Code{CodeHomeDown, CodeHomeDenied, CodeHomeTLS, CodeHomeUnproven}
+
+var codeOfClass = map[cloud.Class]Code{
+	cloud.Unreachable: CodeHomeDown, cloud.Slow: CodeHomeDown, cloud.Unpaid: CodeHomeDenied,
+	cloud.Denied: CodeHomeDenied, cloud.NotTrusted: CodeHomeTLS, cloud.Unproven: CodeHomeUnproven,
+}
+
+// homeProblem is the code and the remedy for what keeps a home from taking readings.
+func homeProblem(err error) (Code, string) {
+	code, ok := codeOfClass[cloud.ClassOf(err)]
+	if !ok {
+		code = CodeHomeDown
+	}
+	if e := new(cloud.Error); errors.As(err, &e) && e.Remedy != "" {
+		return code, e.Remedy
+	}
+	return code, "check the network at the site and the home's address"
+}
+
+func (p *publisher) complain(err error) {
+	code, remedy := homeProblem(err)
+	p.problems.only(code, homeCodes, "", status.Fail, oneLine(err), remedy)
+	if code == CodeHomeDown {
+		p.setState("connecting")
+	} else {
+		p.setState("questionable")
+	}
+}
+
+// Run keeps one session after another until ctx ends.
+func (p *publisher) Run(ctx context.Context) {
+	defer p.beat.end()
+	var pause cloud.Backoff
+	for ctx.Err() == nil {
+		p.beat.promise(dialBound)
+		began := time.Now()
+		err := p.session(ctx)
+		p.mu.Lock()
+		p.view.Connected, p.view.InFlight = false, 0
+		p.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		if _, state, _ := p.status(); state == "proven" && time.Since(began) > ackBound {
+			pause.Reset()
+		}
+		p.complain(err)
+		wait := pause.Next()
+		if e := new(cloud.Error); errors.As(err, &e) {
+			wait = max(wait, e.Wait)
+		}
+		p.log.Debug("session over", "error", err, "retry_in", wait)
+		p.beat.promise(wait)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// flight is an attempt on its way in this session.
+type flight struct {
+	*buffer.Attempt
+	backlog bool
+	durable <-chan struct{}
+	sent    time.Time // zero: waiting for the disk
+	taken   bool      // acknowledged by the home, not yet by the receiver
+}
+
+// run is a payload being filled.
+type run struct {
+	rows   *pack.Rows
+	from   buffer.Seq
+	next   buffer.Seq
+	gaps   []buffer.Gap
+	oldest buffer.Stored
+	full   bool
+}
+
+// session is one connection's worth of publishing. Only its goroutine touches it.
+type session struct {
+	*publisher
+	link    cloud.Session
+	cfg     config.Publish
+	window  int
+	limit   int // bytes of a payload
+	proven  bool
+	flights []*flight         // oldest first
+	again   []*buffer.Attempt // to be tried again, oldest first
+	acks    chan acked
+	live    run
+	backlog run
+	border  buffer.Seq // live readings start here
+	drained bool       // no backlog below the border
+	blocked bool       // the in-flight bound was met: wait for an acknowledgement
+}
+
+type acked struct {
+	id  uint64
+	err error
+}
+
+func (p *publisher) session(ctx context.Context) error {
+	dctx, cancel := context.WithTimeout(ctx, dialBound)
+	link, err := p.cloud.Dial(dctx, p.describe(true), p.describe(false))
+	cancel()
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.view.Connected = true
+	p.view.Connects++
+	p.mu.Unlock()
+	limits := p.cloud.Limits()
+	s := &session{
+		publisher: p, link: link, window: limits.Window,
+		acks:   make(chan acked, limits.Window+1),
+		again:  p.lane.Attempts(),
+		border: p.lane.Next(),
+	}
+	s.reconfigure(limits)
+	err = s.run(ctx)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	defer cancel()
+	if ctx.Err() != nil {
+		s.lastAcks(last)
+	}
+	link.Close(last, p.describe(false))
+	return err
+}
+
+func (s *session) reconfigure(limits cloud.Limits) {
+	s.cfg = s.settings()
+	s.limit = int(s.cfg.MaxBytes)
+	if limits.MaxBytes > 0 {
+		s.limit = min(s.limit, limits.MaxBytes)
+	}
+	if s.cfg.Window > 0 {
+		s.window = min(s.cfg.Window, limits.Window)
+	}
+	s.live, s.backlog, s.drained = run{}, run{}, false
+}
+
+func (s *session) trusted() bool { return s.proven || s.cfg.Acknowledge == "puback" }
+
+func (s *session) run(ctx context.Context) error {
+	var pause cloud.Backoff
+	proofs := make(chan error, 1)
+	var proofRunning sync.WaitGroup
+	defer proofRunning.Wait()
+	pctx, stopProof := context.WithCancel(ctx)
+	defer stopProof()
+	proving := false
+	var askers []chan error
+	prove := func() {
+		if proving {
+			return
+		}
+		proving = true
+		proofRunning.Add(1)
+		go func() {
+			defer proofRunning.Done()
+			bound, cancel := context.WithTimeout(pctx, proofBound)
+			defer cancel()
+			proofs <- s.link.Prove(bound)
+		}()
+	}
+	prove()
+	nextProof := (<-chan time.Time)(nil)
+
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	told, toldAt := s.describe(true), time.Now()
+	tell := func() {
+		text := s.describe(true)
+		quiet := time.Since(toldAt)
+		if quiet < statusPause || bytes.Equal(text, told) || quiet < statusEvery && sameProblems(text, told) {
+			return
+		}
+		told, toldAt = text, time.Now()
+		telling.Add(1)
+		go func() {
+			defer telling.Done()
+			bound, cancel := context.WithTimeout(pctx, 10*time.Second)
+			defer cancel()
+			_ = s.link.Status(bound, text) // a lost status is followed by the next
+		}()
+	}
+
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	var appended <-chan struct{}
+	var settle <-chan time.Time
+	for {
+		s.beat.promise(dialBound)
+		if s.trusted() {
+			if err := s.send(); err != nil {
+				return err
+			}
+			s.fill()
+		}
+		if settle == nil && appended == nil {
+			appended = s.lane.Appended()
+		}
+		s.show()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.link.Done():
+			return cmp.Or(s.link.Err(), error(&cloud.Error{Class: cloud.Unreachable, Op: "session", Err: errors.New("connection closed")}))
+		case ask := <-s.asks:
+			askers = append(askers, ask)
+			prove()
+		case err := <-proofs:
+			proving = false
+			s.proof(err)
+			for _, ask := range askers {
+				ask <- err
+			}
+			askers = nil
+			if err == nil {
+				pause.Reset()
+				nextProof = time.After(proofEvery)
+			} else {
+				nextProof = time.After(pause.Next() + 5*time.Second)
+			}
+		case <-nextProof:
+			nextProof = nil
+			prove()
+		case a := <-s.acks:
+			s.ack(a)
+		case h := <-s.link.Hints():
+			s.hint(h)
+		case <-s.durable():
+		case <-s.wake:
+		case <-appended:
+			appended, settle = nil, time.After(coalesce)
+		case <-settle:
+			settle = nil
+		case <-ticker.C:
+			if err := s.late(); err != nil {
+				return err
+			}
+			tell()
+			if now := s.settings(); now != s.cfg {
+				s.reconfigure(s.cloud.Limits())
+			}
+		}
+	}
+}
+
+// proof notes how a proof of the path ended.
+func (s *session) proof(err error) {
+	if err != nil {
+		s.proven = false
+		s.complain(err)
+		return
+	}
+	s.proven = true
+	s.setState("proven")
+	now := time.Now().UTC()
+	s.mu.Lock()
+	s.view.LastProof = &now
+	s.mu.Unlock()
+	s.problems.only("", homeCodes, "", "", "", "")
+}
+
+// durable is closed when the first flight that waits for the disk may leave.
+func (s *session) durable() <-chan struct{} {
+	for _, f := range s.flights {
+		if f.sent.IsZero() {
+			return f.durable
+		}
+	}
+	return nil
+}
+
+// send publishes the flights whose attempt is on disk.
+func (s *session) send() error {
+	for _, f := range s.flights {
+		if !f.sent.IsZero() {
+			continue
+		}
+		select {
+		case <-f.durable:
+		default:
+			return nil // those behind it are not older
+		}
+		kind := cloud.Readings
+		if f.Alarm {
+			kind = cloud.Alarm
+		}
+		id := f.ID
+		f.sent = time.Now()
+		s.mu.Lock()
+		s.view.Operations += uint64(f.Cost)
+		s.view.Bytes += uint64(len(f.Payload))
+		s.mu.Unlock()
+		if err := s.link.Publish(cloud.Message{Kind: kind, Payload: f.Payload}, func(err error) { s.acks <- acked{id, err} }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fill makes attempts as long as there is something to send and room for it.
+func (s *session) fill() {
+	for !s.blocked && len(s.flights) < s.window {
+		if s.sendAlarm() {
+			continue
+		}
+		s.extend(&s.live, s.border, 0)
+		if s.due(&s.live) {
+			if s.depart(&s.live, false) {
+				continue
+			}
+			return
+		}
+		behind := 0
+		for _, f := range s.flights {
+			if f.backlog {
+				behind++
+			}
+		}
+		if behind >= max(1, int(float64(s.window)*float64(s.cfg.BacklogShare))) {
+			return
+		}
+		if len(s.again) > 0 {
+			a := s.again[0]
+			s.again = s.again[1:]
+			if err := s.lane.Retried(a.ID); err != nil {
+				s.log.Warn("attempt lost before its repeat", "range_from", a.Range.From, "error", err)
+				continue
+			}
+			s.launch(a, true)
+			continue
+		}
+		if s.drained {
+			return
+		}
+		s.extend(&s.backlog, 0, s.border)
+		if s.backlog.full {
+			if s.depart(&s.backlog, true) {
+				continue
+			}
+			return
+		}
+		// What is left of the backlog fills no payload: live readings complete it.
+		s.drained = true
+		if s.backlog.rows != nil {
+			s.border = s.backlog.from
+			s.backlog, s.live = run{}, run{}
+		}
+	}
+}
+
+// extend adds to r the open polls from r's end (or start, for an empty run) up to end (0: none).
+func (s *session) extend(r *run, start, end buffer.Seq) {
+	if r.full {
+		return
+	}
+	if r.rows != nil {
+		start = r.next
+	}
+	for st, err := range s.lane.Open(start) {
+		switch {
+		case err != nil:
+			s.log.Warn("buffer read failed", "error", err)
+			return
+		case end != 0 && st.First >= end:
+			return
+		case r.rows != nil && (st.First != r.next || st.Alarm): // a payload is a run without holes; an alarm travels alone
+			r.full = true
+			return
+		case st.Alarm:
+			s.found(st.First)
+			return
+		}
+		if r.rows == nil {
+			s.begin(r, st)
+		}
+		n := len(st.Readings)
+		if !r.rows.Add(pack.Poll{Time: st.Time, Readings: st.Readings}) {
+			r.full = true
+			if r.next != r.from {
+				return
+			}
+			if n = s.part(r.rows, st); n == 0 {
+				*r = run{}
+				return
+			}
+		}
+		r.next = st.First + buffer.Seq(n)
+		if r.full {
+			return
+		}
+	}
+}
+
+// found queues an alarm that the list had lost.
+func (s *session) found(first buffer.Seq) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, known := slices.BinarySearch(s.alarms, first)
+	if known {
+		return
+	}
+	s.alarms = slices.Insert(s.alarms, i, first)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// part takes as many channels of a poll as fit when the whole does not; a reading too
+// large alone is given up.
+func (s *session) part(rows *pack.Rows, st buffer.Stored) int {
+	n := rows.AddPart(pack.Poll{Time: st.Time, Readings: st.Readings})
+	if n == 0 {
+		s.problems.raise(CodeTooLarge, "", status.Fail,
+			fmt.Sprintf("one reading of %s alone does not fit into %d bytes", st.Readings[0].Channel, s.limit),
+			"raise publish.max_bytes or shorten the names")
+		if err := s.lane.NoteGap(buffer.Gap{Range: buffer.Range{From: st.First, To: st.First}, N: 1, Reason: buffer.Undeliverable}); err != nil {
+			s.log.Error("gap not recorded", "error", err)
+			s.blocked = true // until the next acknowledgement, instead of spinning
+		}
+	}
+	return n
+}
+
+// begin starts a payload at st, with the gaps that have not been reported.
+func (s *session) begin(r *run, st buffer.Stored) {
+	h := s.header
+	h.First = uint64(st.First)
+	*r = run{rows: pack.NewRows(h, s.limit), from: st.First, next: st.First, oldest: st}
+	for _, g := range s.lane.OpenGaps() {
+		if s.gapTaken(g.ID) || r.rows.Size() > s.limit/2 {
+			continue
+		}
+		if r.rows.AddGap(wireGap(g)) {
+			r.gaps = append(r.gaps, g)
+		}
+	}
+}
+
+// gapTaken says that the gap rides in a payload being filled.
+func (s *session) gapTaken(id uint64) bool {
+	for _, r := range []*run{&s.live, &s.backlog} {
+		if slices.ContainsFunc(r.gaps, func(g buffer.Gap) bool { return g.ID == id }) {
+			return true
+		}
+	}
+	return false
+}
+
+func wireGap(g buffer.Gap) pack.Gap {
+	w := pack.Gap{N: g.N, TFrom: g.TFrom, TTo: g.TTo, Reason: string(g.Reason), MaybeDelivered: g.MaybeDelivered}
+	if g.Range != (buffer.Range{}) {
+		from, to := uint64(g.Range.From), uint64(g.Range.To)
+		w.From, w.To = &from, &to
+	}
+	return w
+}
+
+// due says that the run must leave: full, or its oldest reading is as old as it may
+// get, counting the flush that it has to wait for.
+func (s *session) due(r *run) bool {
+	if r.rows == nil {
+		return s.gapsDue(r)
+	}
+	if r.full {
+		return true
+	}
+	maxAge := time.Duration(s.cfg.MaxAge)
+	return s.age(r.oldest) >= maxAge-min(maxAge/2, s.flush()+coalesce+time.Second)
+}
+
+// gapsDue starts a payload of gaps alone when there are some and no readings that could carry them.
+func (s *session) gapsDue(r *run) bool {
+	if !s.drained || len(s.again)+len(s.flights) > 0 {
+		return false
+	}
+	gaps := s.lane.OpenGaps()
+	if len(gaps) == 0 || s.clock.Stamp().Wall-gaps[0].TTo < time.Duration(s.cfg.MaxAge).Milliseconds() {
+		return false
+	}
+	s.begin(r, buffer.Stored{First: s.lane.Next()})
+	r.full = true
+	return len(r.gaps) > 0
+}
+
+func (s *session) age(st buffer.Stored) time.Duration {
+	now := s.clock.Stamp()
+	if st.Boot == now.Boot {
+		return now.Mono - st.Mono
+	}
+	return time.Duration(s.cfg.MaxAge) // of an earlier boot: it has waited long enough
+}
+
+// depart fixes the run as an attempt. False: no room now.
+func (s *session) depart(r *run, backlog bool) bool {
+	now := s.lane.OpenGaps()
+	for _, g := range r.gaps {
+		if !slices.Contains(now, g) { // it has grown since: the payload would tell half of it
+			*r = run{}
+			return true
+		}
+	}
+	a := buffer.Attempt{Payload: r.rows.Bytes(), Cost: 1}
+	if r.next > r.from {
+		a.Range = buffer.Range{From: r.from, To: r.next - 1}
+	}
+	for _, g := range r.gaps {
+		a.Gaps = append(a.Gaps, g.ID)
+	}
+	next := r.next
+	*r = run{}
+	if !s.fix(a, backlog) {
+		return false
+	}
+	if !backlog && next > s.border {
+		s.border = next
+	}
+	return true
+}
+
+func (s *session) fix(a buffer.Attempt, backlog bool) bool {
+	fixed, err := s.lane.Fix(a)
+	if err != nil {
+		s.log.Debug("batch not fixed", "from", a.Range.From, "to", a.Range.To, "error", err)
+		s.blocked = len(s.flights) > 0
+		return false
+	}
+	s.launch(fixed, backlog)
+	return true
+}
+
+// launch counts the try and lets it wait for the disk.
+func (s *session) launch(a *buffer.Attempt, backlog bool) {
+	s.count(a.Cost)
+	s.flights = append(s.flights, &flight{Attempt: a, backlog: backlog, durable: s.lane.Durable()})
+}
+
+// sendAlarm makes an attempt of the oldest alarm's poll.
+func (s *session) sendAlarm() bool {
+	s.mu.Lock()
+	if len(s.alarms) == 0 {
+		s.mu.Unlock()
+		return false
+	}
+	first := s.alarms[0]
+	s.mu.Unlock()
+	rest := buffer.Seq(0)
+	for st, err := range s.lane.Open(first) {
+		if err != nil || st.First < first || !st.Alarm || len(st.Readings) == 0 || st.First > first {
+			break // gone meanwhile
+		}
+		h := s.header
+		h.First = uint64(first)
+		rows := pack.NewRows(h, s.limit)
+		n := len(st.Readings)
+		if !rows.Add(pack.Poll{Time: st.Time, Readings: st.Readings}) {
+			if n = s.part(rows, st); n == 0 {
+				n = 1 // given up; the rest goes on
+			}
+			if n < len(st.Readings) {
+				rest = first + buffer.Seq(n)
+			}
+		}
+		if rows.Len() > 0 {
+			a := buffer.Attempt{Range: buffer.Range{From: first, To: first + buffer.Seq(n) - 1}, Payload: rows.Bytes(), Alarm: true, Cost: 1}
+			if !s.fix(a, false) {
+				return false
+			}
+			if err := s.buf.Flush(); err != nil {
+				s.log.Warn("flush for an alarm failed", "error", err)
+			}
+		}
+		break
+	}
+	s.mu.Lock()
+	s.alarms = s.alarms[1:]
+	if rest != 0 {
+		s.alarms = slices.Insert(s.alarms, 0, rest)
+	}
+	s.saveAlarmsLocked()
+	s.mu.Unlock()
+	return true
+}
+
+// ack takes the answer to one publish.
+func (s *session) ack(a acked) {
+	i := slices.IndexFunc(s.flights, func(f *flight) bool { return f.ID == a.id })
+	if i < 0 {
+		return
+	}
+	f := s.flights[i]
+	s.blocked = false
+	switch {
+	case a.err == nil && !s.trusted():
+		// Acknowledged by a home that may be throwing away: not delivered.
+		s.drop(i)
+		s.again = append(s.again, f.Attempt)
+	case a.err == nil && s.cfg.Acknowledge == "receiver":
+		f.taken = true
+		s.problems.clear(CodeNoAck, "")
+	case a.err == nil:
+		s.drop(i)
+		if err := s.lane.Ack(f.ID); err != nil {
+			s.log.Warn("outcome not recorded", "error", err)
+			return
+		}
+		s.delivered(f)
+	case cloud.ClassOf(a.err) == cloud.TooLarge:
+		s.drop(i)
+		s.problems.raise(CodeTooLarge, "", status.Fail, oneLine(a.err), "lower publish.max_bytes to what the home takes")
+		if err := s.lane.GiveUp(f.ID, buffer.Undeliverable); err != nil {
+			s.log.Error("gap not recorded", "error", err)
+		}
+	default: // its fate is unknown; the session ends and the next one tries it again
+		s.log.Debug("publish failed", "error", a.err)
+	}
+}
+
+func (s *session) drop(i int) { s.flights = slices.Delete(s.flights, i, i+1) }
+
+func (s *session) delivered(f *flight) {
+	now := time.Now().UTC()
+	n := uint64(0)
+	if f.Range != (buffer.Range{}) {
+		n = uint64(f.Range.To-f.Range.From) + 1
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.view.Payloads++
+	s.view.Readings += n
+	s.view.LastAck = &now
+	share := 0.0
+	if f.backlog {
+		share = 1
+	}
+	s.view.BacklogShare += (share - s.view.BacklogShare) / 8
+	s.problems.clear(CodeNoAck, "")
+	s.problems.clear(CodeStuck, "")
+}
+
+// late looks for publishes that were never answered.
+func (s *session) late() error {
+	for i := 0; i < len(s.flights); i++ {
+		f := s.flights[i]
+		if f.sent.IsZero() {
+			continue
+		}
+		waited := time.Since(f.sent)
+		switch {
+		case f.taken && waited > min(receiverRetry<<min(f.Tries, 6), maxReceiverRetry):
+			s.problems.raise(CodeNoAck, "", status.Warn,
+				fmt.Sprintf("the receiver has not confirmed a payload for %v", waited.Round(time.Second)),
+				"check that the receiver runs and writes its acknowledgements to B/acks, or set publish.acknowledge: proven")
+			s.drop(i)
+			i--
+			s.again = append(s.again, f.Attempt)
+		case !f.taken && waited > ackBound:
+			err := fmt.Errorf("no acknowledgement for %v though connected", waited.Round(time.Second))
+			s.problems.raise(CodeNoAck, "", status.Fail, err.Error(), "look at the broker: it takes connections and does not acknowledge")
+			if f.Tries >= 5 {
+				s.problems.raise(CodeStuck, "", status.Fail, fmt.Sprintf("a payload of %d bytes was tried %d times without an answer", len(f.Payload), f.Tries),
+					"check the broker's largest message size against publish.max_bytes")
+			}
+			return &cloud.Error{Class: cloud.Unreachable, Op: "publish", Err: err, Remedy: "look at the broker: it takes connections and does not acknowledge"}
+		}
+	}
+	return nil
+}
+
+// hint takes what a receiver says; it is data from anyone who may publish there.
+func (s *session) hint(h cloud.Hint) {
+	if h.Topic != "acks" || s.cfg.Acknowledge != "receiver" {
+		return
+	}
+	var msg struct {
+		Epoch  uint32          `json:"epoch"`
+		Ranges [][2]buffer.Seq `json:"ranges"`
+	}
+	if err := json.Unmarshal(h.Payload, &msg); err != nil || len(msg.Ranges) > maxAckRanges {
+		s.log.Debug("acknowledgement refused", "error", err, "ranges", len(msg.Ranges))
+		return
+	}
+	if msg.Epoch != s.header.Epoch {
+		return
+	}
+	ranges := make([]buffer.Range, 0, len(msg.Ranges))
+	for _, r := range msg.Ranges {
+		if r[0] > 0 && r[0] <= r[1] {
+			ranges = append(ranges, buffer.Range{From: r[0], To: r[1]})
+		}
+	}
+	if err := s.lane.AckRanges(ranges); err != nil {
+		s.log.Warn("outcome not recorded", "error", err)
+		return
+	}
+	open := map[uint64]bool{}
+	for _, a := range s.lane.Attempts() {
+		open[a.ID] = true
+	}
+	s.again = slices.DeleteFunc(s.again, func(a *buffer.Attempt) bool { return !open[a.ID] })
+	s.flights = slices.DeleteFunc(s.flights, func(f *flight) bool {
+		if open[f.ID] {
+			return false
+		}
+		s.delivered(f)
+		return true
+	})
+	s.blocked = false
+}
+
+// lastAcks waits for the answers to what has been sent; each saves a repeat.
+func (s *session) lastAcks(ctx context.Context) {
+	for s.trusted() && slices.ContainsFunc(s.flights, func(f *flight) bool { return !f.sent.IsZero() && !f.taken }) {
+		select {
+		case a := <-s.acks:
+			s.ack(a)
+			if a.err != nil {
+				return
+			}
+		case <-s.link.Done():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *session) show() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.view.InFlight = len(s.flights)
+	s.view.MaxAgeS = time.Duration(s.cfg.MaxAge).Seconds()
+}
+
+// sameProblems compares two statuses' problems alone.
+func sameProblems(a, b []byte) bool {
+	var x, y struct {
+		Problems json.RawMessage `json:"problems"`
+	}
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && bytes.Equal(x.Problems, y.Problems)
+}

@@ -1,0 +1,142 @@
+// Package status shows what is: the facts of a running gateway as JSON,
+// Prometheus text and one local page, over a unix socket and, where configured,
+// over HTTP.
+//
+// It promises to show what it was given and to change nothing: over TCP it
+// answers GET requests alone, to callers that name a loopback or the configured
+// host. Nothing it shows holds a secret; whoever fills it sees to that.
+package status
+
+import "time"
+
+// Status is what `homeward status --json` prints. Fields are only ever added.
+type Status struct {
+	Gateway    string     `json:"gateway"`
+	Version    string     `json:"version"`
+	UptimeS    int64      `json:"uptime_s"`
+	PID        int        `json:"pid"`
+	Home       Home       `json:"home"`
+	Sensors    []Sensor   `json:"sensors"`
+	Buffer     Buffer     `json:"buffer"`
+	Publish    Publish    `json:"publish"`
+	Operations Operations `json:"operations"`
+	Update     Update     `json:"update"`
+	Clock      Clock      `json:"clock"`
+	Problems   []Problem  `json:"problems"`
+}
+
+// Home is where readings go.
+type Home struct {
+	Cloud        string    `json:"cloud"`
+	Organization string    `json:"organization"`
+	Project      string    `json:"project"`
+	Product      string    `json:"product"`
+	Epoch        uint32    `json:"epoch"`
+	State        string    `json:"state"` // connecting, proven, questionable, refused, changed
+	Since        time.Time `json:"since"`
+	URL          string    `json:"url"`
+}
+
+// Sensor is one instrument.
+type Sensor struct {
+	Name      string     `json:"name"`
+	Driver    string     `json:"driver"`
+	Bus       string     `json:"bus"`
+	EveryS    float64    `json:"every_s"`
+	State     string     `json:"state"` // starting, ok, partial, failing, silent, gone, wrong, disabled
+	LastOK    *time.Time `json:"last_ok"`
+	LastError string     `json:"last_error"`
+	Errors    uint64     `json:"errors"`
+	Readings  uint64     `json:"readings"`  // recorded
+	Polls     uint64     `json:"polls"`     // made, failed ones included
+	Missed    uint64     `json:"missed"`    // ticks that passed without a poll
+	Unsampled uint64     `json:"unsampled"` // readings taken or due while the buffer took none
+}
+
+// Buffer is what waits.
+type Buffer struct {
+	Pending    uint64   `json:"pending"`
+	OldestAgeS float64  `json:"oldest_age_s"`
+	Bytes      int64    `json:"bytes"`
+	MaxBytes   int64    `json:"max_bytes"`
+	Free       int64    `json:"free"`
+	Dropped    uint64   `json:"dropped"`
+	Delivered  uint64   `json:"delivered"`
+	Gaps       uint64   `json:"gaps"`
+	Flushes    uint64   `json:"flushes"`
+	Seals      uint64   `json:"seals"`
+	Lanes      []Lane   `json:"lanes"`
+	Damaged    []string `json:"damaged,omitempty"`
+	Recovered  []string `json:"recovered,omitempty"`
+}
+
+// Lane is the part of the buffer that holds one epoch's readings.
+type Lane struct {
+	Epoch    uint32 `json:"epoch"`
+	First    uint64 `json:"first"`
+	Next     uint64 `json:"next"`
+	Pending  uint64 `json:"pending"`
+	Gaps     int    `json:"gaps"`
+	Segments int    `json:"segments"`
+}
+
+// Publish is what left since the start of the agent.
+type Publish struct {
+	Connected    bool       `json:"connected"`
+	Payloads     uint64     `json:"payloads"`   // acknowledged
+	Readings     uint64     `json:"readings"`   // in those
+	Operations   uint64     `json:"operations"` // tried, repeats included
+	Bytes        uint64     `json:"bytes"`      // tried
+	InFlight     int        `json:"in_flight"`  // payloads
+	LastAck      *time.Time `json:"last_ack"`
+	LastProof    *time.Time `json:"last_proof"`
+	Format       string     `json:"format"`
+	BacklogShare float64    `json:"backlog_share"` // of the payloads acknowledged in the last minute, 0 to 1
+	Connects     uint64     `json:"connects"`
+	MaxAgeS      float64    `json:"max_age_s"`
+}
+
+// Operations is the gateway's own count; it never claims to equal a bill.
+type Operations struct {
+	Month      string   `json:"month"` // first day of the billing month
+	Used       uint64   `json:"used"`
+	Budget     *uint64  `json:"budget"`      // nil: none configured
+	Percent    *float64 `json:"percent"`     // of the budget
+	Forecast   uint64   `json:"forecast"`    // at the month's end, at the rate so far
+	LimitState string   `json:"limit_state"` // none, below, above
+}
+
+// Update is the release that runs.
+type Update struct {
+	Version    string `json:"version"`
+	Slot       string `json:"slot"`
+	State      string `json:"state"`
+	Candidate  string `json:"candidate"`
+	LastResult string `json:"last_result"`
+}
+
+// Clock says how far times can be trusted.
+type Clock struct {
+	Trusted  bool     `json:"trusted"`
+	Source   string   `json:"source"`    // kernel, simulator
+	OffsetMS *float64 `json:"offset_ms"` // the kernel's estimate of the error; nil while unknown
+}
+
+// Severity of a problem.
+type Severity string
+
+// The severities.
+const (
+	Warn Severity = "warn"
+	Fail Severity = "fail"
+)
+
+// Problem is what is wrong, with a name; docs/codes.md lists the codes.
+type Problem struct {
+	Code     string    `json:"code"`
+	Subject  string    `json:"subject,omitempty"` // the sensor, file or key it is about
+	Severity Severity  `json:"severity"`
+	Text     string    `json:"text"`
+	Remedy   string    `json:"remedy"`
+	Since    time.Time `json:"since"`
+}

@@ -1,0 +1,121 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"homeward/agent"
+	"homeward/agent/cloud"
+	"homeward/agent/cloud/mqtt"
+	"homeward/agent/config"
+	"homeward/buffer"
+	"homeward/drivers/hostbus"
+	"homeward/drivers/sim"
+)
+
+// stopBound is the longest a stop may take.
+const stopBound = 5 * time.Second
+
+func runCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the gateway until SIGTERM",
+		Long: `Run the gateway: sample, keep, publish.
+
+SIGTERM or SIGINT flushes, seals and stops within five seconds. SIGHUP reads the
+configuration again; a file with mistakes changes nothing and shows in homeward status.`,
+		Example: "  homeward run --config /etc/homeward/homeward.yaml",
+		Args:    noArgs,
+	}
+	path := configFlag(cmd)
+	level := cmd.Flags().String("log", "info", "least level that is logged: debug, info, warn, error")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		log, err := logger(cmd.ErrOrStderr(), *level)
+		if err != nil {
+			return err
+		}
+		cfg, err := load(*path)
+		if err != nil {
+			return err
+		}
+		return run(cmd.Context(), cfg, func() (*config.Config, error) { return load(*path) }, log)
+	}
+	return cmd
+}
+
+func run(ctx context.Context, cfg *config.Config, reload func() (*config.Config, error), log *slog.Logger) error {
+	// A gateway shares a small box: give memory back soon rather than late.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(40)
+	}
+	o, err := options(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	o.Reload = reload
+	o.Notify = func(state string) {
+		if _, err := daemon.SdNotify(false, state); err != nil {
+			log.Warn("service manager not told", "error", err)
+		}
+	}
+	if o.Watchdog, err = daemon.SdWatchdogEnabled(false); err != nil {
+		log.Warn("watchdog setting not understood", "error", err)
+	}
+	a, err := agent.New(o)
+	if err != nil {
+		return err
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	ended := context.AfterFunc(ctx, func() {
+		time.Sleep(stopBound)
+		log.Error("not stopped in time", "after", stopBound)
+		os.Exit(ExitFailed)
+	})
+	defer ended()
+	return a.Run(ctx, hup)
+}
+
+// options is what run and check have in common: the real world, or the simulated one
+// behind $HOMEWARD_SIM.
+func options(ctx context.Context, cfg *config.Config, log *slog.Logger) (agent.Options, error) {
+	o := agent.Options{Config: cfg, Version: Version(), OpenBus: hostbus.Open, NewCloud: newCloud, Log: log}
+	var err error
+	if os.Getenv("HOMEWARD_SIM") != "" {
+		o.Clock, err = agent.SimClock(ctx, sim.Clock)
+	} else {
+		o.Clock, err = agent.KernelClock()
+	}
+	return o, err
+}
+
+func newCloud(cfg *config.Config, epoch buffer.Epoch, log *slog.Logger) (cloud.Cloud, error) {
+	h := cfg.Home
+	id := h.ClientID
+	if id == "" {
+		id = fmt.Sprintf("%s-%d", cfg.Gateway, epoch)
+	}
+	var password func() (string, error)
+	if h.PasswordFile != "" {
+		password = func() (string, error) {
+			secret, err := config.ReadSecret(h.PasswordFile)
+			return string(secret), err
+		}
+	}
+	return mqtt.New(mqtt.Options{
+		URL: h.URL, ClientID: id, Username: h.Username, Password: password,
+		CAFile: h.CAFile, CertFile: h.CertFile, KeyFile: h.KeyFile,
+		Prefix: h.Prefix, Organization: h.Organization, Project: h.Project, Gateway: cfg.Gateway,
+		Log: log,
+	})
+}
