@@ -74,7 +74,7 @@ func TestInterop(t *testing.T) {
 // start runs a helper program until the test ends.
 func start(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = t.Output()
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
@@ -82,6 +82,3 @@ func start(t *testing.T, cmd *exec.Cmd) {
 	})
 }
 
-func channel(name, register string, address int, kind string) Channel {
-	return Channel{Channel: drivers.Channel{Name: name}, Register: register, Address: &address, Type: kind}
-}

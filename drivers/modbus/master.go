@@ -158,7 +158,7 @@ func (m *master) receive(ctx context.Context, r request, t timing, frame []byte)
 			if len(buf) > 0 {
 				saw = m.describe(buf, r, frame)
 			}
-			if len(buf) == 0 && !noise || !m.now().Before(deadline) {
+			if len(buf) == 0 || !m.now().Before(deadline) {
 				if echo > 0 {
 					saw = "not even the echo that the configuration promises"
 				}
@@ -207,17 +207,15 @@ func (m *master) receive(ctx context.Context, r request, t timing, frame []byte)
 				continue
 			case junk:
 				noise = true
-				saw = m.describe(buf, r, frame)
-				buf = m.rx[:0]
 			case partial:
 			}
 			break
 		}
 		if noise {
-			buf = m.rx[:0]
-		}
-		if noise && m.last.After(deadline) {
-			return nil, false, &unansweredError{t.timeout, saw}
+			buf = buf[:min(len(buf), maxFrame)]
+			if m.last.After(deadline) {
+				return nil, false, &unansweredError{t.timeout, m.describe(buf, r, frame)}
+			}
 		}
 	}
 }
@@ -262,7 +260,7 @@ func (m *master) describe(b []byte, r request, sent []byte) string {
 	case v == partial:
 		return fmt.Sprintf("a torn frame, %d of %d bytes", len(b), n)
 	default:
-		return fmt.Sprintf("noise, % x", b[:min(len(b), 16)])
+		return fmt.Sprintf("noise: % x", b[:min(len(b), 16)])
 	}
 }
 

@@ -143,9 +143,9 @@ func (c *Channel) check(fault func(key string, bad any, want string), maxCount i
 		fault("type", given(c.Type), typeNames)
 	case isBit && c.Type != "bool":
 		fault("type", c.Type, "bool: a "+c.Register+" is one bit")
-	case c.Bits != nil && c.Type != "uint16":
+	case c.Bits != nil && !isBit && c.Type != "uint16":
 		fault("type", c.Type, "uint16, as bits is a field of one register")
-	case c.Bit != nil && c.Type != "bool" && c.Type != "uint16":
+	case c.Bit != nil && !isBit && c.Type != "bool" && c.Type != "uint16":
 		fault("type", c.Type, "bool or uint16, as bit is one bit of one register")
 	case ok && c.Type == "bool" && !isBit && c.Bit == nil && function != 0 && c.Bits == nil:
 		fault("bit", nil, "0 to 15: which bit of the register the bool is")
