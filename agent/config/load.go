@@ -1,0 +1,408 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"homeward/drivers"
+)
+
+// StateVariable is the environment variable that names the state folder.
+const StateVariable = "HOMEWARD_STATE"
+
+// Load reads a configuration file. factories are the drivers that it may name. The error is a
+// *[Problems] unless the file cannot be read at all.
+func Load(path string, factories []drivers.Factory) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	return Parse(path, data, factories)
+}
+
+// Parse reads a configuration; name stands in its problems as the file.
+func Parse(name string, data []byte, factories []drivers.Factory) (*Config, error) {
+	return parse(name, data, factories, os.Getenv)
+}
+
+func parse(name string, data []byte, factories []drivers.Factory, getenv func(string) string) (*Config, error) {
+	d := newDecoder(name, factories)
+	c := &Config{}
+	setDefaults(reflect.ValueOf(c).Elem())
+	if root := d.parse(data); root != nil {
+		d.at[""] = place{line: 1, column: 1}
+		d.decode(root, reflect.ValueOf(c).Elem(), "")
+		d.check(c, getenv)
+	}
+	if len(d.problems.List) > 0 {
+		d.problems.sort()
+		return nil, &d.problems
+	}
+	return c, nil
+}
+
+const defaultTimeout = Duration(time.Second)
+
+// check looks at what a key's type and limits can not say.
+func (d *decoder) check(c *Config, getenv func(string) string) {
+	if c.Gateway != "" && !isID(c.Gateway) {
+		d.problem("gateway", d.shown("gateway"), "1 to 64 of a-z 0-9 . _ -")
+	}
+	d.checkState(c, getenv)
+	d.checkHome(c)
+	d.checkSensors(c)
+	d.checkAlarms(c)
+	d.checkStatus(c)
+	d.checkLater(c)
+}
+
+func isID(s string) bool {
+	return len(s) >= 1 && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r))
+	})
+}
+
+func (d *decoder) warn(c *Config, code, path, text, remedy string) {
+	c.Warnings = append(c.Warnings, Warning{Code: code, Path: path, Line: d.where(path).line, Text: text, Remedy: remedy})
+}
+
+func (d *decoder) checkState(c *Config, getenv func(string) string) {
+	env := getenv(StateVariable)
+	_, given := d.at["state"]
+	if env != "" && !given {
+		c.State = env
+	}
+	switch {
+	case !filepath.IsAbs(c.State):
+		d.problem("state", quote(c.State), "an absolute path such as /var/lib/homeward")
+	case env != "" && filepath.Clean(env) != filepath.Clean(c.State):
+		d.problem("state", d.shown("state"), fmt.Sprintf("%q, as $%s says, or leave state out", env, StateVariable))
+	}
+	c.State = filepath.Clean(c.State)
+}
+
+func (d *decoder) checkHome(c *Config) {
+	h := &c.Home
+	for _, level := range []struct{ key, value string }{
+		{"organization", h.Organization}, {"project", h.Project}, {"product", h.Product}, {"prefix", h.Prefix},
+	} {
+		path := "home." + level.key
+		switch _, given := d.at[path]; {
+		case !given && level.value == "": // reported as missing
+		case !isName(level.value):
+			d.problem(path, d.shown(path), wantName)
+		case strings.HasPrefix(level.value, "$"):
+			d.problem(path, d.shown(path), "no $ at the beginning: such topics belong to the broker")
+		}
+	}
+	if _, given := d.at["home.client_id"]; given && (h.ClientID == "" || !isName(h.ClientID)) {
+		d.problem("home.client_id", d.shown("home.client_id"), wantName)
+	}
+	if h.URL != "" {
+		d.checkURL(c)
+	}
+	if h.PasswordFile != "" && h.Username == "" {
+		d.problem("home.username", "missing", "the user name that the password belongs to")
+	}
+	if (h.CertFile == "") != (h.KeyFile == "") {
+		missing := "home.cert_file"
+		if h.KeyFile == "" {
+			missing = "home.key_file"
+		}
+		d.problem(missing, "missing", "both cert_file and key_file, or neither")
+	}
+	for _, ref := range []struct{ key, value string }{
+		{"password_file", h.PasswordFile}, {"ca_file", h.CAFile}, {"cert_file", h.CertFile}, {"key_file", h.KeyFile},
+	} {
+		path := "home." + ref.key
+		if _, given := d.at[path]; given {
+			d.checkRef(path, ref.value)
+		}
+	}
+}
+
+func (d *decoder) checkRef(path, ref string) {
+	if name, ok := strings.CutPrefix(ref, credentialPrefix); ok {
+		if !isCredential(name) {
+			d.problem(path, d.shown(path), "credential:NAME with a name of letters, digits and . _ -")
+		}
+	} else if !filepath.IsAbs(ref) {
+		d.problem(path, d.shown(path), "an absolute path such as /etc/homeward/password, or credential:NAME")
+	}
+}
+
+const wantURL = "an address such as tls://broker.example.net:8883; mqtt://, tls://, ws:// or wss://"
+
+// checkURL never repeats an address that has a password in it.
+func (d *decoder) checkURL(c *Config) {
+	const path = "home.url"
+	u, err := url.Parse(c.Home.URL)
+	if err != nil || strings.Contains(c.Home.URL, "@") {
+		bad := "an address with user or password in it"
+		if !strings.Contains(c.Home.URL, "@") {
+			bad = d.shown(path)
+		}
+		d.problem(path, bad, wantURL+", with username and password_file as keys of their own")
+		return
+	}
+	secure, known := map[string]bool{"mqtt": false, "ws": false, "tls": true, "wss": true}[u.Scheme]
+	port, perr := strconv.Atoi(u.Port())
+	switch {
+	case !known, u.Hostname() == "", u.RawQuery != "", u.Fragment != "":
+		d.problem(path, d.shown(path), wantURL)
+		return
+	case u.Port() != "" && (perr != nil || port < 1 || port > 65535), strings.HasSuffix(u.Host, ":"):
+		d.problem(path, d.shown(path), "a port from 1 to 65535, or none")
+		return
+	case u.Path != "" && u.Path != "/" && (u.Scheme == "mqtt" || u.Scheme == "tls"):
+		d.problem(path, d.shown(path), "no path after the host: only ws:// and wss:// have one")
+		return
+	}
+	if secure {
+		return
+	}
+	for key, value := range map[string]string{"ca_file": c.Home.CAFile, "cert_file": c.Home.CertFile} {
+		if value != "" {
+			d.problem("home."+key, "used without encryption", "tls:// or wss:// in home.url")
+		}
+	}
+	if ip := net.ParseIP(u.Hostname()); u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		d.warn(c, CodeWarning, path, u.Scheme+":// to another machine is not encrypted: anyone on the way can read and change what is sent, the password included",
+			"use tls:// or wss://, or a broker on this machine")
+	}
+}
+
+func (d *decoder) checkSensors(c *Config) {
+	if len(c.Sensors) == 0 {
+		d.warn(c, CodeWarning, "sensors", "no sensors: nothing will be read", "add one under sensors:")
+	}
+	first := map[string]string{} // names, and where they were first
+	lines := map[string]string{} // serial ports, and who set them first
+	for i := range c.Sensors {
+		s, path := &c.Sensors[i], fmt.Sprintf("sensors[%d]", i)
+		namePath := path + ".name"
+		if _, given := d.at[namePath]; given {
+			switch {
+			case !isName(s.Name):
+				d.problem(namePath, d.shown(namePath), wantName)
+			case first[s.Name] != "":
+				d.problem(namePath, d.shown(namePath), fmt.Sprintf("a name of its own: %s has it already (line %d)", first[s.Name], d.where(first[s.Name]).line))
+			default:
+				first[s.Name] = path
+			}
+		}
+		d.checkTimes(c, s, path)
+		if s.Min != nil && s.Max != nil && *s.Min > *s.Max {
+			d.problem(path+".max", d.shown(path+".max"), "not less than min")
+		}
+		if s.Options == nil {
+			continue
+		}
+		n := len(d.problems.List)
+		for _, f := range s.Options.Check() {
+			d.fault(path, f)
+		}
+		if len(d.problems.List) > n || d.brokenBelow(path) {
+			continue
+		}
+		d.checkChannels(c, s, path)
+		bus := s.Options.Bus()
+		if bus.Kind != drivers.Serial {
+			continue
+		}
+		if other, taken := lines[bus.Name]; !taken {
+			lines[bus.Name] = path
+		} else if o := d.busOf(c, other); o.Line != bus.Line {
+			d.problem(path+".line", d.shown(path+".line"), fmt.Sprintf("%v, as %s has it on the same port", o.Line, other))
+		}
+	}
+}
+
+func (d *decoder) busOf(c *Config, path string) drivers.Bus {
+	i, _ := strconv.Atoi(strings.Trim(strings.TrimPrefix(path, "sensors"), "[]"))
+	return c.Sensors[i].Options.Bus()
+}
+
+func (d *decoder) brokenBelow(path string) bool {
+	for p := range d.failed {
+		if p == path || strings.HasPrefix(p, path+".") {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *decoder) checkTimes(c *Config, s *Sensor, path string) {
+	if _, given := d.at[path+".timeout"]; !given {
+		s.Timeout = min(defaultTimeout, s.Every)
+	} else if s.Timeout > s.Every && !d.brokenBelow(path) {
+		d.warn(c, CodeWarning, path+".timeout", fmt.Sprintf("timeout %v is longer than every %v: when %s is silent, polls are missed", s.Timeout, s.Every, s.Name),
+			"make timeout shorter or every longer")
+	}
+}
+
+// fault turns a driver's complaint into a problem at its place.
+func (d *decoder) fault(sensor string, f drivers.Fault) {
+	path := sensor
+	if f.Path != "" {
+		path = join(sensor, f.Path)
+	}
+	bad := d.shown(path)
+	if at := d.at[path]; !at.scalar && f.Bad != nil {
+		bad = quote(fmt.Sprint(f.Bad))
+	}
+	d.problem(path, bad, f.Want)
+}
+
+// checkChannels fills the resolved channels of a sensor.
+func (d *decoder) checkChannels(c *Config, s *Sensor, path string) {
+	s.Channels = slices.Clone(s.Options.Channels())
+	seen := map[string]bool{}
+	for i := range s.Channels {
+		ch := &s.Channels[i]
+		at := fmt.Sprintf("%s.channels[%d]", path, i)
+		if _, listed := d.at[at]; !listed {
+			at = path
+		}
+		namePath := at + ".name"
+		switch {
+		case !isName(ch.Name):
+			d.problem(namePath, d.shown(namePath), wantName)
+		case seen[ch.Name]:
+			d.problem(namePath, d.shown(namePath), "a name that no other channel of this sensor has")
+		}
+		seen[ch.Name] = true
+		if ch.Deadband == nil {
+			ch.Deadband = s.Deadband
+		}
+		if ch.OnChange == nil {
+			ch.OnChange = s.OnChange
+		}
+		if ch.Min == nil {
+			ch.Min = s.Min
+		}
+		if ch.Max == nil {
+			ch.Max = s.Max
+		}
+		if ch.Deadband != nil && *ch.Deadband < 0 {
+			d.problem(at+".deadband", d.shown(at+".deadband"), "at least 0")
+		}
+		if ch.Min != nil && ch.Max != nil && *ch.Min > *ch.Max {
+			d.problem(at+".max", d.shown(at+".max"), "not less than min")
+		}
+		if ch.Unit != nil {
+			d.checkUnit(c, *ch.Unit, at+".unit")
+		}
+	}
+	if len(s.Channels) == 0 {
+		d.problem(path, "no channels", "at least one under channels:")
+	}
+}
+
+func (d *decoder) checkUnit(c *Config, u drivers.Unit, path string) {
+	if u == "" || units[u] {
+		return
+	}
+	if len(u) > 32 || !utf8.ValidString(string(u)) || strings.ContainsFunc(string(u), func(r rune) bool { return !unicode.IsGraphic(r) }) {
+		d.problem(path, d.shown(path), "a SenML unit such as Cel, %RH, Pa, V or kWh")
+		return
+	}
+	remedy := "take a unit of RFC 8428 §12.1 or RFC 8798, or leave it if receivers know yours"
+	if g := guessUnit(u); g != "" {
+		remedy = "did you mean " + g + "? Or leave it if receivers know yours"
+	}
+	d.warn(c, CodeWarning, path, fmt.Sprintf("unit %q is not a SenML unit", u), remedy)
+}
+
+func (d *decoder) checkAlarms(c *Config) {
+	known := map[string]bool{}
+	for i := range c.Sensors {
+		for _, ch := range c.Sensors[i].Channels {
+			known[c.Sensors[i].Full(ch.Name)] = true
+		}
+	}
+	names := make([]string, 0, len(known))
+	for name := range known {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for i, a := range c.Publish.Alarms {
+		path := fmt.Sprintf("publish.alarms[%d]", i)
+		switch {
+		case a.Channel == "" || known[a.Channel] || d.unsure(c, a.Channel):
+		default:
+			want := "the full name of a channel, sensor/channel"
+			if g := guess(a.Channel, names); g != "" {
+				want = "did you mean " + g + "?"
+			}
+			d.problem(path+".channel", d.shown(path+".channel"), want)
+		}
+		switch {
+		case a.Above == nil && a.Below == nil:
+			d.problem(path+".above", "missing", "above, below or both")
+		case a.Above != nil && a.Below != nil && *a.Above < *a.Below:
+			d.problem(path+".above", d.shown(path+".above"), "not less than below: every value would be an alarm")
+		}
+	}
+}
+
+// unsure says that a channel may well be one of a sensor that has problems of its own.
+func (d *decoder) unsure(c *Config, channel string) bool {
+	for i := range c.Sensors {
+		s := &c.Sensors[i]
+		if s.Channels == nil && (s.Name == "" || strings.HasPrefix(channel, s.Name+"/")) {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *decoder) checkStatus(c *Config) {
+	const path = "status.listen"
+	if _, given := d.at[path]; !given {
+		return
+	}
+	host, port, err := net.SplitHostPort(c.Status.Listen)
+	n, perr := strconv.Atoi(port)
+	if err != nil || perr != nil || n < 0 || n > 65535 {
+		d.problem(path, d.shown(path), "host:port such as 127.0.0.1:8080, or :8080 for every interface")
+		return
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		d.warn(c, CodeWarning, path, "the status page asks for no password, and can be read by anyone who reaches "+c.Status.Listen, "use 127.0.0.1, or a firewall")
+	}
+}
+
+// checkLater warns of what is accepted now so that one file serves two releases.
+func (d *decoder) checkLater(c *Config) {
+	if c.Fleet != nil {
+		u, err := url.Parse(c.Fleet.Repository)
+		if c.Fleet.Repository != "" && (err != nil || !slices.Contains([]string{"https", "http", "file"}, u.Scheme) || u.User != nil) {
+			d.problem("fleet.repository", d.shown("fleet.repository"), "an address such as https://fleet.example.net/acme, without user or password")
+		}
+		if c.Fleet.RootFile != "" {
+			d.checkRef("fleet.root_file", c.Fleet.RootFile)
+		}
+	}
+	for _, path := range []string{"fleet", "update", "operations.reserve", "operations.at_limit"} {
+		if _, given := d.at[path]; given {
+			d.warn(c, CodeNotInThisRelease, path, path+": is accepted, but this release does not act on it", "nothing to do; leave it out to be rid of this notice")
+		}
+	}
+}
