@@ -1,9 +1,34 @@
-// Package buffer: the helper who owns it writes the package comment (promises and losses).
+// Package buffer keeps readings in order until each has an outcome.
+//
+// The parties: samplers append [Poll]s to a [Lane]; a publisher iterates over
+// what is open, fixes a run of it as an [Attempt] with the bytes it will send,
+// and tells the attempt's fate. A lane holds one epoch's readings, numbered 1,
+// 2, 3… without holes and never twice.
+//
+// What it promises:
+//
+//   - A reading whose Append returned survives a crash or a kill of the process.
+//   - A power cut costs at most what was appended since the last flush, at most
+//     Options.Flush before it. What a closed [Lane.Durable] channel covered is
+//     there afterwards; so is everything published, if the publisher waits for it.
+//   - Each reading gets exactly one outcome: delivered, or a [Gap] with a reason.
+//     What a damaged file takes becomes a gap of reason [Damaged].
+//   - An attempt keeps boundary and bytes until its fate is known, across crashes.
+//   - Append never waits for a flush, a seal or a full disk: where both halves of
+//     the log are full it waits a second for room and then fails.
+//   - Open succeeds whatever the files hold, as long as the folder can be used.
+//   - Where nothing is appended or decided nothing is written.
+//
+// What it may lose: outcomes told since the last flush (their readings are open
+// again, and receivers drop the repeat by its key); and at a bound, as
+// [Options.WhenFull] says, the oldest readings or the newest. A medium that
+// loses the very last of what it said was on disk looks like a power cut.
+//
+// docs/buffer.md draws the files and says what happens at each step.
 package buffer
 
 import (
 	"errors"
-	"iter"
 	"log/slog"
 	"time"
 
@@ -132,56 +157,4 @@ type LaneStats struct {
 	Pending     uint64
 	Gaps        int // not yet reported
 	Segments    int
-}
-
-// The methods, with their contracts. This interface is only a checklist for whoever implements *Buffer and *Lane; it is removed once they exist.
-type bufferAPI interface {
-	// Lane opens the epoch's lane, making it if there is none.
-	Lane(Epoch) (laneAPI, error)
-	Lanes() []Epoch
-	// Anchor tells that at mono of this boot it was wall (Unix ms); readings of the boot that were stamped untrusted are resolved with it from now on. Durable with the next flush.
-	Anchor(boot [16]byte, mono time.Duration, wall int64) error
-	// Flush makes everything written so far durable and returns when it is.
-	Flush() error
-	// SealNow seals (used before Close and by tests).
-	SealNow() error
-	Stats() Stats
-	// SetBounds changes MaxBytes, KeepFree, Flush and WhenFull of a running buffer (SIGHUP).
-	SetBounds(Options)
-	// PutSide stores a small opaque record under key (durable with the next flush, latest wins); nil deletes. For the ledger and the agent's own small facts.
-	PutSide(key string, value []byte) error
-	Side(key string) []byte
-	Verify() []string // every problem found, reading all files; nil when sound
-	Close() error     // flush, seal, close; within a second or two
-}
-
-type laneAPI interface {
-	// Append writes the poll to the tail log (a kill after it loses nothing) and returns the number of its first reading.
-	Append(Poll) (Seq, error)
-	// NoteGap records a gap that is not an outcome of stored readings (Unsampled), or gives up a stored range for the reason.
-	NoteGap(Gap) error
-	// Open iterates over polls without outcome and not in an attempt, from the given number on, in order. Safe beside Append; sees polls appended before the call.
-	Open(from Seq) iter.Seq2[Stored, error]
-	// OpenGaps lists gaps not yet reported and not in an attempt.
-	OpenGaps() []Gap
-	// Fix makes an attempt: boundary and bytes are durable when the next flush is (Buffer.Flush, or the periodic one; Durable below tells). Range must be open.
-	Fix(a Attempt) (*Attempt, error)
-	// Durable is closed once everything written before the call is on disk.
-	Durable() <-chan struct{}
-	// Attempts lists the attempts whose fate is unknown, oldest first: after a start they are to be tried again first.
-	Attempts() []*Attempt
-	// Retried counts one more try of an attempt (side record).
-	Retried(id uint64) error
-	// Ack: delivered. Release: not delivered for certain; its readings are open again. GiveUp: a gap with the reason.
-	Ack(id uint64) error
-	Release(id uint64) error
-	GiveUp(id uint64, r Reason) error
-	// AckRanges: delivered, on a receiver's word (publish.acknowledge: receiver); only ranges inside attempts count.
-	AckRanges([]Range) error
-	// All iterates over everything stored, outcome or not, for export.
-	All() iter.Seq2[Stored, error]
-	// Next is the number that the next reading will get.
-	Next() Seq
-	// Appended returns a channel that is closed at the next Append.
-	Appended() <-chan struct{}
 }

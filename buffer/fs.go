@@ -1,9 +1,13 @@
 package buffer
 
 import (
+	"errors"
 	"io"
 	"os"
+	"syscall"
 	"time"
+
+	"homeward/buffer/durable"
 )
 
 // FS is the file system as far as the buffer uses it, so that a test can make each call fail.
@@ -18,7 +22,8 @@ type FS interface {
 	Free(dir string) (bytes int64, inodes int64, err error)
 }
 
-// File is an open file of an FS. The bbolt databases take it through bbolt's OpenFile hook only where it is an *os.File.
+// File is an open file of an FS. The bbolt databases take it through bbolt's OpenFile hook only where it is an *os.File
+// (an [OSFile]); otherwise they, and the lock, use the operating system's file of the same name.
 type File interface {
 	io.ReaderAt
 	io.WriterAt
@@ -33,3 +38,77 @@ type Clock interface {
 	Now() time.Time
 	After(time.Duration) <-chan time.Time
 }
+
+// OSFS is the operating system's file system.
+type OSFS struct{}
+
+// OSFile is a file of [OSFS].
+type OSFile struct{ *os.File }
+
+// Sync is fdatasync(2).
+func (f OSFile) Sync() error {
+	for {
+		err := fdatasync(int(f.Fd()))
+		if !errors.Is(err, syscall.EINTR) {
+			if err != nil {
+				return &os.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
+			}
+			return nil
+		}
+	}
+}
+
+// Size is the file's length in bytes.
+func (f OSFile) Size() (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// OpenFile is [os.OpenFile].
+func (OSFS) OpenFile(name string, flag int, perm os.FileMode) (File, error) {
+	f, err := os.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return OSFile{f}, nil
+}
+
+// Rename is [os.Rename].
+func (OSFS) Rename(old, new string) error { return os.Rename(old, new) }
+
+// Remove is [os.Remove].
+func (OSFS) Remove(name string) error { return os.Remove(name) }
+
+// MkdirAll is [os.MkdirAll].
+func (OSFS) MkdirAll(dir string, perm os.FileMode) error { return os.MkdirAll(dir, perm) }
+
+// ReadDir is [os.ReadDir].
+func (OSFS) ReadDir(dir string) ([]os.DirEntry, error) { return os.ReadDir(dir) }
+
+// Stat is [os.Stat].
+func (OSFS) Stat(name string) (os.FileInfo, error) { return os.Stat(name) }
+
+// SyncDir makes the names in the folder durable.
+func (OSFS) SyncDir(dir string) error { return durable.SyncDir(dir) }
+
+// Free is what an unprivileged user may still take. inodes is -1 where the
+// file system does not count them (btrfs, vfat).
+func (OSFS) Free(dir string) (bytes int64, inodes int64, err error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	inodes = -1
+	if st.Files > 0 {
+		inodes = int64(st.Ffree)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), inodes, nil
+}
+
+type realClock struct{}
+
+func (realClock) Now() time.Time                         { return time.Now() }
+func (realClock) After(d time.Duration) <-chan time.Time { return time.After(d) }

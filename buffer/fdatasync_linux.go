@@ -1,0 +1,5 @@
+package buffer
+
+import "syscall"
+
+func fdatasync(fd int) error { return syscall.Fdatasync(fd) }

@@ -1,0 +1,547 @@
+package buffer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"homeward/drivers"
+)
+
+// Lane holds one epoch's readings. Its methods may be used at once from many goroutines.
+type Lane struct {
+	b *Buffer
+	l *lane
+}
+
+// Epoch is the lane's.
+func (l *Lane) Epoch() Epoch { return l.l.epoch }
+
+func (p *Poll) check(half int) error {
+	if len(p.Readings) == 0 || len(p.Readings) > maxReadings {
+		return fmt.Errorf("buffer: poll of %d readings, want 1 to %d", len(p.Readings), maxReadings)
+	}
+	size := 256
+	for i := range p.Readings {
+		r := &p.Readings[i]
+		if len(r.Channel) > maxName || len(r.Unit) > maxName {
+			return fmt.Errorf("buffer: channel %.40q or its unit is longer than %d bytes", r.Channel, maxName)
+		}
+		size += 16 + len(r.Channel) + len(r.Unit)
+	}
+	if size > (half-logReserve)/2 {
+		return fmt.Errorf("buffer: poll of %d bytes (%d readings), want at most %d: half of half the log", size, len(p.Readings), (half-logReserve)/2)
+	}
+	return nil
+}
+
+// Append writes the poll to the tail log (a kill after it loses nothing) and returns the number of its first reading.
+// An alarm forces a flush. Errors: [ErrFull], [ErrClosed], [ErrReadOnly], or that the log cannot be written;
+// in all cases nothing was stored and no number was given.
+func (l *Lane) Append(p Poll) (Seq, error) {
+	b := l.b
+	if err := p.check(b.half); err != nil {
+		return 0, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	waited := false
+	for {
+		if err := b.usable(); err != nil {
+			return 0, err
+		}
+		if b.stopped && b.opt.WhenFull == StopSampling {
+			kick(b.sealNow)
+			return 0, ErrFull
+		}
+		if err := b.ready(); err != nil {
+			return 0, err
+		}
+		h := &b.halves[b.active]
+		b.fr.reset(h)
+		undo := b.fr.poll(h, b.seed, l.l.epoch, l.l.next, &p)
+		if h.off+len(b.fr.b) <= b.half-logReserve {
+			off := h.off + b.fr.start
+			if err := b.write(h); err != nil {
+				undo.do(h)
+				return 0, err
+			}
+			return b.appended(l.l, h, &p, off), nil
+		}
+		undo.do(h)
+		err := b.switchHalf()
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, errLogFull) {
+			return 0, err
+		}
+		if waited || b.sealFailing {
+			return 0, b.noRoom()
+		}
+		waited = true
+		b.awaitRoom()
+	}
+}
+
+// appended takes what was written into the state.
+func (b *Buffer) appended(l *lane, h *half, p *Poll, off int) Seq {
+	first, n := l.next, len(p.Readings)
+	h.note(l.epoch, first, n, off)
+	l.next += Seq(n)
+	b.lastBoot = p.Stamp.Boot
+	if l.appended != nil {
+		close(l.appended)
+		l.appended = nil
+	}
+	if p.Alarm {
+		kick(b.flushNow)
+	}
+	return first
+}
+
+func (b *Buffer) noRoom() error {
+	if b.opt.WhenFull == StopSampling {
+		return ErrFull
+	}
+	last, _ := b.notes()
+	return fmt.Errorf("%w: the disk did not take the other half in time: %s", errLogFull, last)
+}
+
+// awaitRoom waits, without the lock, until a half is free, but not for long.
+func (b *Buffer) awaitRoom() {
+	if b.freed == nil {
+		b.freed = make(chan struct{})
+	}
+	freed := b.freed
+	b.mu.Unlock()
+	select {
+	case <-freed:
+	case <-b.stop:
+	case <-b.clock.After(appendWait):
+	}
+	b.mu.Lock()
+}
+
+// Next is the number that the next reading will get.
+func (l *Lane) Next() Seq {
+	l.b.mu.Lock()
+	defer l.b.mu.Unlock()
+	return l.l.next
+}
+
+// Appended returns a channel that is closed at the next Append.
+func (l *Lane) Appended() <-chan struct{} {
+	l.b.mu.Lock()
+	defer l.b.mu.Unlock()
+	if l.l.appended == nil {
+		l.l.appended = make(chan struct{})
+	}
+	return l.l.appended
+}
+
+// Durable is closed once everything written before the call is on disk.
+func (l *Lane) Durable() <-chan struct{} {
+	l.b.mu.Lock()
+	defer l.b.mu.Unlock()
+	return l.b.durable()
+}
+
+// NoteGap records a gap that is not an outcome of stored readings (Unsampled, with an empty Range), or gives up what is
+// open or in flight of a stored range for the reason; attempts that it overlaps end, and what they held beyond it is open again.
+// ID and MaybeDelivered are set here; for a range also N, and the times where they are 0.
+func (l *Lane) NoteGap(g Gap) error {
+	if g.Range == (Range{}) {
+		b := l.b
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if err := b.usable(); err != nil {
+			return err
+		}
+		g.ID, g.MaybeDelivered = 0, false
+		return b.putGap(l.l, g, nil)
+	}
+	if g.Range.Empty() {
+		return fmt.Errorf("buffer: gap from %d to %d, want a range or none", g.Range.From, g.Range.To)
+	}
+	return l.b.giveUp(l.l, g.Range, g.Reason, g.TFrom, g.TTo)
+}
+
+// OpenGaps lists gaps not yet reported and not in an attempt.
+func (l *Lane) OpenGaps() []Gap {
+	l.b.mu.Lock()
+	defer l.b.mu.Unlock()
+	var out []Gap
+	for _, g := range l.l.gaps {
+		if !l.l.carried(g.ID) {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// Fix makes an attempt: boundary and bytes are durable when the next flush is (Buffer.Flush, or the periodic one; Durable
+// tells). Every number of the range must be open ([ErrOpen]), and the gaps unreported. It counts as the first try, for what
+// is fixed may have been sent. All attempts together hold at most 256 KB ([ErrInFlight]). The ID is set here; the result is a
+// copy that shares the payload.
+func (l *Lane) Fix(a Attempt) (*Attempt, error) {
+	b := l.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.usable(); err != nil {
+		return nil, err
+	}
+	if a.Range != (Range{}) && (a.Range.Empty() || a.Range.To >= l.l.next || l.l.open(a.Range.From, a.Range.To+1) != a.Range) {
+		return nil, fmt.Errorf("%w: %d to %d of epoch %d", ErrOpen, a.Range.From, a.Range.To, l.l.epoch)
+	}
+	for i, id := range a.Gaps {
+		if l.l.gap(id) == nil || l.l.carried(id) || slices.Contains(a.Gaps[:i], id) {
+			return nil, fmt.Errorf("%w: gap %d of epoch %d is reported or being so", ErrOpen, id, l.l.epoch)
+		}
+	}
+	if b.inFlight+len(a.Payload) > maxInFlight {
+		return nil, fmt.Errorf("%w: %d and %d more", ErrInFlight, b.inFlight, len(a.Payload))
+	}
+	a.ID = l.l.lastAttempt + 1
+	a.Gaps, a.Payload, a.Tries = slices.Clone(a.Gaps), slices.Clone(a.Payload), max(a.Tries, 1)
+	if err := b.record(recAttempt, func(d []byte) []byte { return appendAttempt(d, l.l.epoch, &a) }); err != nil {
+		return nil, err
+	}
+	l.l.addAttempt(&a)
+	b.inFlight += len(a.Payload)
+	return a.copy(), nil
+}
+
+func (a *Attempt) copy() *Attempt {
+	c := *a
+	c.Gaps = slices.Clone(a.Gaps)
+	return &c
+}
+
+// Attempts lists the attempts whose fate is unknown, oldest first: after a start they are to be tried again first.
+func (l *Lane) Attempts() []*Attempt {
+	l.b.mu.Lock()
+	defer l.b.mu.Unlock()
+	out := make([]*Attempt, len(l.l.attempts))
+	for i, a := range l.l.attempts {
+		out[i] = a.copy()
+	}
+	return out
+}
+
+// Retried counts one more try of an attempt (side record). [ErrUnknown]: there is no such attempt (any more).
+func (l *Lane) Retried(id uint64) error {
+	return l.withAttempt(id, func(a *Attempt) error {
+		err := l.b.record(recRetried, func(d []byte) []byte {
+			d = binary.AppendUvarint(d, uint64(l.l.epoch))
+			d = binary.AppendUvarint(d, id)
+			return binary.AppendUvarint(d, uint64(a.Tries+1))
+		})
+		if err == nil {
+			a.Tries++
+		}
+		return err
+	})
+}
+
+func (l *Lane) withAttempt(id uint64, do func(*Attempt) error) error {
+	l.b.mu.Lock()
+	defer l.b.mu.Unlock()
+	if err := l.b.usable(); err != nil {
+		return err
+	}
+	a := l.l.attempt(id)
+	if a == nil {
+		return fmt.Errorf("%w: %d of epoch %d", ErrUnknown, id, l.l.epoch)
+	}
+	return do(a)
+}
+
+// Ack: delivered, and the gaps that it carried are reported. [ErrUnknown]: there is no such attempt (any more), which after an
+// eviction is no fault.
+func (l *Lane) Ack(id uint64) error { return l.finish(id, true) }
+
+// Release: not delivered for certain; its readings and gaps are open again.
+func (l *Lane) Release(id uint64) error { return l.finish(id, false) }
+
+func (l *Lane) finish(id uint64, delivered bool) error {
+	return l.withAttempt(id, func(*Attempt) error {
+		// An outcome that finds no room in the log is not lost by a crash of the
+		// network, only repeated after one of the process: it is taken anyway.
+		l.b.note(recDone, func(d []byte) []byte {
+			d = binary.AppendUvarint(d, uint64(l.l.epoch))
+			d = binary.AppendUvarint(d, id)
+			return append(d, flag(delivered))
+		})
+		l.l.end(id, delivered)
+		l.b.countFlight()
+		return nil
+	})
+}
+
+// note is record for what is true whether it can be written or not.
+func (b *Buffer) note(t recType, body func([]byte) []byte) {
+	if err := b.record(t, body); err != nil {
+		b.failed("outcome not written, only kept until the next seal", err)
+	}
+}
+
+func (b *Buffer) countFlight() {
+	b.inFlight = 0
+	for _, l := range b.lanes {
+		for _, a := range l.attempts {
+			b.inFlight += len(a.Payload)
+		}
+	}
+}
+
+// GiveUp ends an attempt with a gap of the reason. It counts as maybe delivered where a try had no answer: for Refused and Undeliverable,
+// which are answers, each try but the last. The gaps that it carried are open again; where it carried nothing else they are dropped, for else they would come back for ever.
+func (l *Lane) GiveUp(id uint64, r Reason) error {
+	b := l.b
+	b.mu.Lock()
+	if err := b.usable(); err != nil {
+		b.mu.Unlock()
+		return err
+	}
+	a := l.l.attempt(id)
+	if a == nil {
+		b.mu.Unlock()
+		return fmt.Errorf("%w: %d of epoch %d", ErrUnknown, id, l.l.epoch)
+	}
+	rg := a.Range
+	b.mu.Unlock()
+	if rg.Empty() {
+		return l.finish(id, true)
+	}
+	return b.giveUp(l.l, rg, r, 0, 0)
+}
+
+// AckRanges: delivered, on a receiver's word (publish.acknowledge: receiver); only ranges inside attempts count.
+func (l *Lane) AckRanges(rs []Range) error {
+	b := l.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.usable(); err != nil {
+		return err
+	}
+	var in []Range
+	for _, r := range rs {
+		for _, a := range l.l.attempts {
+			if x := r.intersect(a.Range); !x.Empty() && !l.l.done.has(x) {
+				in = append(in, x)
+			}
+		}
+	}
+	if len(in) == 0 {
+		return nil
+	}
+	b.note(recRanges, func(d []byte) []byte {
+		d = binary.AppendUvarint(d, uint64(l.l.epoch))
+		d = binary.AppendUvarint(d, uint64(len(in)))
+		for _, r := range in {
+			d = binary.AppendUvarint(d, uint64(r.From))
+			d = binary.AppendUvarint(d, uint64(r.To))
+		}
+		return d
+	})
+	l.l.addRanges(in)
+	b.countFlight()
+	return nil
+}
+
+// giveUp makes gaps of all numbers of r without an outcome.
+func (b *Buffer) giveUp(l *lane, r Range, reason Reason, tFrom, tTo int64) error {
+	b.mu.Lock()
+	if err := b.usable(); err != nil {
+		b.mu.Unlock()
+		return err
+	}
+	if r.To >= l.next {
+		b.mu.Unlock()
+		return fmt.Errorf("%w: %d to %d of epoch %d, whose last is %d", ErrOpen, r.From, r.To, l.epoch, l.next-1)
+	}
+	b.mu.Unlock()
+	if tFrom == 0 || tTo == 0 {
+		from, to := b.timesOf(l, r)
+		if tFrom == 0 {
+			tFrom = from
+		}
+		if tTo == 0 {
+			tTo = to
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.usable(); err != nil {
+		return err
+	}
+	return b.giveUpLocked(l, r, reason, tFrom, tTo)
+}
+
+func (b *Buffer) giveUpLocked(l *lane, r Range, reason Reason, tFrom, tTo int64) error {
+	type piece struct {
+		r     Range
+		maybe bool
+		ends  []uint64
+	}
+	var pieces []piece
+	l.done.missing(r, func(m Range) {
+		// Cut m where an attempt begins or ends.
+		for from := m.From; from <= m.To; {
+			p := piece{r: Range{from, m.To}}
+			for _, a := range l.attempts {
+				if a.Range.Empty() {
+					continue
+				}
+				if a.Range.From <= from && from <= a.Range.To {
+					p.r.To = min(p.r.To, a.Range.To)
+					p.ends = append(p.ends, a.ID)
+					answered := reason == Refused || reason == Undeliverable
+					p.maybe = p.maybe || a.Tries > 1 || a.Tries > 0 && !answered
+				} else if a.Range.From > from {
+					p.r.To = min(p.r.To, a.Range.From-1)
+				}
+			}
+			pieces = append(pieces, p)
+			from = p.r.To + 1
+		}
+	})
+	for _, p := range pieces {
+		g := Gap{Range: p.r, N: p.r.Len(), TFrom: tFrom, TTo: tTo, Reason: reason, MaybeDelivered: p.maybe}
+		if err := b.putGap(l, g, p.ends); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putGap records a new gap, or lets one that is like it and touches it grow.
+func (b *Buffer) putGap(l *lane, g Gap, ends []uint64) error {
+	g.ID = l.lastGap + 1
+	for _, o := range l.gaps {
+		if o.Reason != g.Reason || o.MaybeDelivered != g.MaybeDelivered || o.Range.Empty() != g.Range.Empty() || l.carried(o.ID) {
+			continue
+		}
+		if !g.Range.Empty() && (o.Range.To+1 != g.Range.From && g.Range.To+1 != o.Range.From || (o.N == 0) != (g.N == 0)) {
+			continue
+		}
+		g.ID = o.ID
+		if !g.Range.Empty() {
+			g.Range = Range{min(g.Range.From, o.Range.From), max(g.Range.To, o.Range.To)}
+		}
+		g.N += o.N
+		g.TFrom, g.TTo = earliest(g.TFrom, o.TFrom), max(g.TTo, o.TTo)
+		break
+	}
+	if err := b.record(recGap, func(d []byte) []byte { return appendGap(d, l.epoch, g, ends) }); err != nil {
+		return err
+	}
+	l.setGap(g, ends)
+	b.countFlight()
+	return nil
+}
+
+// earliest is the smaller of two times, of which 0 is unknown.
+func earliest(a, b int64) int64 {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// Open iterates over polls without outcome and not in an attempt, from the given number on, in order. Safe beside Append and
+// outcomes; sees polls appended before the call. Of a poll that is partly open it gives each open run as a Stored of its own.
+// Getting to from costs a lookup, not a scan. An error ends the iteration; what is found damaged on the way becomes a gap and is passed over.
+func (l *Lane) Open(from Seq) iter.Seq2[Stored, error] { return l.iterate(from, false) }
+
+// All iterates over everything stored, outcome or not, for export. What was delivered is stored only until the next seal or, in a
+// segment, as long as something else in it is open.
+func (l *Lane) All() iter.Seq2[Stored, error] { return l.iterate(1, true) }
+
+func (l *Lane) iterate(from Seq, all bool) iter.Seq2[Stored, error] {
+	return func(yield func(Stored, error) bool) {
+		b := l.b
+		b.mu.Lock()
+		limit := l.l.next
+		b.mu.Unlock()
+		rd := reader{b: b, l: l.l}
+		pos := max(from, 1)
+		for pos < limit {
+			b.mu.Lock()
+			if b.closed {
+				b.mu.Unlock()
+				yield(Stored{}, ErrClosed)
+				return
+			}
+			if !all {
+				r := l.l.open(pos, limit)
+				if r.Empty() {
+					b.mu.Unlock()
+					return
+				}
+				pos = r.From
+			}
+			b.mu.Unlock()
+			ps, err := rd.read(pos, limit, !all)
+			if err != nil {
+				yield(Stored{}, err)
+				return
+			}
+			if len(ps) == 0 {
+				return
+			}
+			for i := range ps {
+				for {
+					s := Range{max(pos, ps[i].first), min(ps[i].last(), limit-1)}
+					if s.Empty() {
+						break
+					}
+					b.mu.Lock()
+					if !all {
+						s = l.l.open(s.From, s.To+1)
+						if s.Empty() {
+							b.mu.Unlock()
+							break
+						}
+					}
+					st := b.stored(&ps[i], s)
+					b.mu.Unlock()
+					if !yield(st, nil) {
+						return
+					}
+					pos = s.To + 1
+				}
+				pos = max(pos, ps[i].last()+1)
+			}
+		}
+	}
+}
+
+// stored resolves the poll's time as it is known now.
+func (b *Buffer) stored(p *poll, r Range) Stored {
+	s := Stored{First: r.From, Readings: p.readings(r), Alarm: p.alarm, Boot: p.stamp.Boot, Mono: p.stamp.Mono}
+	var stale bool
+	s.Time, stale = b.resolve(p.stamp)
+	if stale {
+		for i := range s.Readings {
+			if s.Readings[i].Quality == drivers.Good {
+				s.Readings[i].Quality = drivers.StaleClock
+			}
+		}
+	}
+	return s
+}
+
+func (b *Buffer) resolve(s drivers.Stamp) (ms int64, stale bool) {
+	if s.Trusted {
+		return s.Wall, false
+	}
+	if a, ok := b.anchors[s.Boot]; ok {
+		return a.Wall + int64((s.Mono-a.Mono)/time.Millisecond), false
+	}
+	return s.Wall, true
+}

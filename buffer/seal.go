@@ -1,0 +1,615 @@
+package buffer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	bolterr "go.etcd.io/bbolt/errors"
+)
+
+// sealJob is a half that waits to become blocks. snap is the state as of its end.
+type sealJob struct {
+	half int
+	snap *snapshot
+}
+
+// errNoRoom: writing would go over a bound.
+var errNoRoom = errors.New("buffer: no room within keep_free or the file system's inodes")
+
+func noSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, errNoRoom)
+}
+
+// sealer is the goroutine that seals: when it is time, when a half is full,
+// and again, ever more rarely, while it fails.
+func (b *Buffer) sealer() {
+	defer b.wg.Done()
+	const first, most = time.Second, 30 * time.Second
+	backoff := first
+	var again time.Time // not before, unless something has to give way
+	for {
+		b.mu.Lock()
+		now := b.clock.Now()
+		var wait time.Duration = -1
+		switch used := b.halves[b.active].used; {
+		case b.sealFailing || b.stopped || b.tail == nil:
+			wait = max(again.Sub(now), 0)
+		case b.job != nil || b.overBound:
+			wait = 0
+		case used:
+			wait = max(b.firstDirty.Add(b.opt.Seal).Sub(now), 0)
+		}
+		b.mu.Unlock()
+		if wait != 0 {
+			var timer <-chan time.Time
+			if wait > 0 {
+				timer = b.clock.After(wait)
+			}
+			select {
+			case <-b.stop:
+				return
+			case <-timer:
+			case <-b.sealNow:
+				if !b.urgent(again) {
+					continue
+				}
+			}
+		}
+		select {
+		case <-b.stop:
+			return
+		default:
+		}
+		if err := b.sealDue(); err != nil {
+			again = b.clock.Now().Add(backoff)
+			backoff = min(2*backoff, most)
+		} else {
+			again, backoff = b.clock.Now().Add(first), first
+		}
+	}
+}
+
+// urgent says whether a wake-up is reason enough to try now.
+func (b *Buffer) urgent(again time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.sealFailing && !b.stopped && b.tail != nil {
+		return false // the loop looks what is due
+	}
+	return !b.clock.Now().Before(again) || b.mustDrop()
+}
+
+// mustDrop: the log is nearly full and its other half cannot be sealed.
+func (b *Buffer) mustDrop() bool {
+	return b.sealFailing && b.job != nil && b.opt.WhenFull == DropOldest && b.halves[b.active].off > b.half/4*3
+}
+
+func (b *Buffer) sealDue() error {
+	b.sealMu.Lock()
+	defer b.sealMu.Unlock()
+	if err := b.lateLog(); err != nil {
+		b.failed("no log", err)
+		return err
+	}
+	b.mu.Lock()
+	h := &b.halves[b.active]
+	if b.job == nil && h.used && !b.clock.Now().Before(b.firstDirty.Add(b.opt.Seal)) {
+		if err := b.switchHalf(); err != nil {
+			b.sealFailing = true
+			b.mu.Unlock()
+			b.failed("log cannot be written", err)
+			return err
+		}
+	}
+	job := b.job
+	b.mu.Unlock()
+	return b.settle(job)
+}
+
+// SealNow seals all that is in the log now.
+func (b *Buffer) SealNow() error {
+	if b.readOnly {
+		return ErrReadOnly
+	}
+	b.sealMu.Lock()
+	defer b.sealMu.Unlock()
+	for {
+		b.mu.Lock()
+		if b.tail == nil {
+			b.mu.Unlock()
+			return nil
+		}
+		older := b.job != nil
+		if !older && b.halves[b.active].used {
+			if err := b.switchHalf(); err != nil {
+				b.mu.Unlock()
+				return err
+			}
+		}
+		job := b.job
+		b.mu.Unlock()
+		if job == nil {
+			return nil
+		}
+		if err := b.settle(job); err != nil {
+			return err
+		}
+		if !older {
+			return nil
+		}
+	}
+}
+
+// settle seals the job, if there is one, and then looks at the bounds. What does not fit makes the oldest give way, or sampling stop.
+func (b *Buffer) settle(job *sealJob) error {
+	var err error
+	if job != nil {
+		for {
+			if err = b.seal(job); err == nil || !noSpace(err) || !b.dropOldest() || !b.evictOldest() {
+				break
+			}
+		}
+		if err != nil {
+			b.mu.Lock()
+			drop := b.mustDropNow()
+			b.mu.Unlock()
+			if drop && noSpace(err) {
+				if derr := b.dropHalf(job); derr == nil {
+					err = nil
+				}
+			}
+		}
+	}
+	b.measure()
+	for b.dropOldest() && b.over() {
+		if !b.evictOldest() {
+			break
+		}
+		b.measure()
+	}
+	full := b.over() && !b.dropOldest()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sealFailing && err == nil {
+		b.log.Info("buffer: sealing again")
+		b.lastErrClear()
+	}
+	b.sealFailing = err != nil
+	b.diskFull = err != nil && noSpace(err)
+	b.overBound = false
+	stop := b.opt.WhenFull == StopSampling && (full || b.diskFull)
+	if stop != b.stopped {
+		b.stopped = stop
+		b.log.Warn("buffer: sampling stopped or resumed", "stopped", stop)
+	}
+	if err != nil {
+		b.failed("log cannot be sealed", err)
+	}
+	return err
+}
+
+func (b *Buffer) mustDropNow() bool {
+	return b.job != nil && b.opt.WhenFull == DropOldest && b.halves[b.active].off > b.half/4*3
+}
+
+func (b *Buffer) dropOldest() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.opt.WhenFull == DropOldest
+}
+
+// seal turns a half into blocks. Each step may be repeated after a crash or an error: the segments' commits, meta.db's commit, reuse.
+func (b *Buffer) seal(job *sealJob) error {
+	// The head of the active half is on disk before meta.db speaks of a generation that only it can follow.
+	if err := b.sync(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	h := &b.halves[job.half]
+	tables, off, gen, tail := half{shapes: h.shapes, boots: h.boots}, h.off, h.gen, b.tail
+	b.mu.Unlock()
+	if err := b.room(off); err != nil {
+		return err
+	}
+	buf := make([]byte, off)
+	if _, err := tail.ReadAt(buf, int64(job.half)*int64(b.half)); err != nil {
+		return fmt.Errorf("buffer: read the log: %w", err)
+	}
+	polls := map[Epoch][]poll{}
+	s := scanHalf(buf, gen, func(_ int, payload []byte) {
+		if recType(payload[0]) == recPoll {
+			if r, ok := tables.decodePoll(payload[1:]); ok {
+				polls[r.epoch] = append(polls[r.epoch], r.poll)
+			}
+		}
+	})
+	if s.end != off { // damaged under our hands: what is missing becomes a gap when it is looked for
+		b.tell("%s: generation %d is damaged from %d on", logName, gen, s.end)
+	}
+	for _, e := range sortedKeys(polls) {
+		b.mu.Lock()
+		l := b.lane(e)
+		b.mu.Unlock()
+		if err := b.store(l, b.open2(l, job.snap.done[e], polls[e])); err != nil {
+			return err
+		}
+	}
+	if err := b.commitMeta(job.snap); err != nil {
+		return err
+	}
+	b.release(job)
+	b.clean(job.snap)
+	return nil
+}
+
+// open2 leaves out what a segment has already, and what has its outcome at the beginning and the end.
+func (b *Buffer) open2(l *lane, done *rangeSet, ps []poll) []poll {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	over := func(p *poll) bool { return done != nil && done.has(p.span()) }
+	for len(ps) > 0 && over(&ps[0]) {
+		ps = ps[1:]
+	}
+	for len(ps) > 0 && over(&ps[len(ps)-1]) {
+		ps = ps[:len(ps)-1]
+	}
+	return slices.DeleteFunc(ps, func(p poll) bool {
+		for _, s := range l.segs {
+			if s.first <= p.first && p.last() <= s.last {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// release lets the job's half be written to again.
+func (b *Buffer) release(job *sealJob) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := &b.halves[job.half]
+	h.lanes, h.shapes, h.byHash, h.used, h.unsynced = nil, nil, nil, false, nil
+	h.flushed = h.off
+	b.job = nil
+	b.seals++
+	if b.freed != nil {
+		close(b.freed)
+		b.freed = nil
+	}
+	keep := map[[16]byte]bool{b.lastBoot: true, b.anchored: true}
+	for i := range b.halves {
+		if i != job.half {
+			for _, boot := range b.halves[i].boots {
+				keep[boot] = true
+			}
+		}
+	}
+	for _, l := range b.lanes {
+		for _, s := range l.segs {
+			if s.boots == nil {
+				return
+			}
+			for boot := range s.boots {
+				keep[boot] = true
+			}
+		}
+	}
+	for boot := range b.anchors {
+		if !keep[boot] {
+			delete(b.anchors, boot)
+		}
+	}
+}
+
+// store puts the polls into the lane's segments.
+func (b *Buffer) store(l *lane, ps []poll) error {
+	b.dbMu.Lock()
+	defer b.dbMu.Unlock()
+	for len(ps) > 0 {
+		s, err := b.writable(l)
+		if err != nil {
+			return err
+		}
+		n, err := b.storeIn(s, l.epoch, ps)
+		if errors.Is(err, bolterr.ErrMaxSizeReached) {
+			if s.last == 0 {
+				return fmt.Errorf("buffer: commit %s: %w", s.name(), err)
+			}
+			s.full, err = true, nil
+			continue
+		}
+		if err != nil {
+			b.closeSeg(s)
+			if !transient(err) && errors.Is(err, errDamaged) && s.last > 0 {
+				b.salvage(s, err)
+			}
+			return fmt.Errorf("buffer: commit %s: %w", s.name(), err)
+		}
+		if n == 0 {
+			s.full = true
+			continue
+		}
+		b.mu.Lock()
+		if s.first == 0 {
+			s.first = ps[0].first
+			l.segs = append(l.segs, s)
+		}
+		s.last = ps[n-1].last()
+		if s.boots != nil {
+			for i := range ps[:n] {
+				s.boots[ps[i].stamp.Boot] = true
+			}
+		}
+		b.mu.Unlock()
+		ps = ps[n:]
+	}
+	return nil
+}
+
+// writable is the lane's segment that takes blocks, or a new one.
+func (b *Buffer) writable(l *lane) (*segment, error) {
+	b.mu.Lock()
+	var s *segment
+	if n := len(l.segs); n > 0 {
+		s = l.segs[n-1]
+	}
+	b.mu.Unlock()
+	if s != nil && s.raw == nil && !s.full {
+		_, err := b.use(s, true)
+		if err == nil {
+			return s, nil
+		}
+		if transient(err) {
+			return nil, fmt.Errorf("buffer: open %s: %w", s.name(), err)
+		}
+		b.salvage(s, err)
+	}
+	b.mu.Lock()
+	b.segment++
+	s = &segment{id: b.segment, epoch: l.epoch, boots: map[[16]byte]bool{}}
+	b.mu.Unlock()
+	if err := b.createBolt(s.name(), b.segLimit, 0, bucketBlocks); err != nil {
+		return nil, fmt.Errorf("buffer: make %s: %w", s.name(), err)
+	}
+	if _, err := b.use(s, true); err != nil {
+		return nil, fmt.Errorf("buffer: open %s: %w", s.name(), err)
+	}
+	return s, nil
+}
+
+// storeIn commits as many polls as the segment has room for, and says how many.
+func (b *Buffer) storeIn(s *segment, e Epoch, ps []poll) (int, error) {
+	db, err := b.use(s, true)
+	if err != nil {
+		return 0, err
+	}
+	const txBytes = 512 << 10
+	stored := 0
+	err = b.update(db, s.name(), func(tx *boltTx) error {
+		bk := tx.Bucket(bucketBlocks)
+		if bk == nil {
+			return fmt.Errorf("%w: no bucket", errDamaged)
+		}
+		bk.FillPercent = 0.9
+		room := int64(b.segLimit) - tx.Size() - int64(db.AllocSize) - 64<<10
+		for size := 0; stored < len(ps) && size < txBytes; {
+			n, readings := 0, 0
+			for rest := ps[stored:]; n < len(rest) && readings < blockTarget && (n == 0 || rest[n].first == rest[n-1].last()+1); n++ {
+				readings += len(rest[n].values)
+			}
+			blk, err := b.deflater.encode(e, ps[stored:stored+n])
+			if err != nil {
+				return err
+			}
+			if room -= int64(2*len(blk) + 8192); room < 0 && (s.last > 0 || stored > 0) {
+				return nil
+			}
+			if err := bk.Put(key(ps[stored].first), blk); err != nil {
+				return err
+			}
+			stored += n
+			size += len(blk)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return stored, nil
+}
+
+// clean unlinks the segments of which, as meta.db now says, everything has its outcome.
+func (b *Buffer) clean(sn *snapshot) {
+	b.mu.Lock()
+	var over []*segment
+	for e, l := range b.lanes {
+		for _, s := range l.segs {
+			if d := sn.done[e]; d != nil && d.has(Range{s.first, s.last}) {
+				over = append(over, s)
+			}
+		}
+	}
+	b.mu.Unlock()
+	for _, s := range over {
+		if err := b.unlink(s); err != nil {
+			b.failed("segment cannot be removed", err)
+		}
+	}
+}
+
+func (b *Buffer) unlink(s *segment) error {
+	b.dbMu.Lock()
+	defer b.dbMu.Unlock()
+	b.closeSeg(s)
+	b.forget(s)
+	if err := b.fs.Remove(b.path(s.name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.gone = true
+	b.mu.Lock()
+	b.dropSeg(s)
+	b.mu.Unlock()
+	return b.fs.SyncDir(b.dir)
+}
+
+// evictOldest gives up the oldest segment and unlinks it, or where a damaged file still lies about removes that. False: there is none, or it cannot be done.
+func (b *Buffer) evictOldest() bool {
+	if b.removeDamaged() {
+		return true
+	}
+	b.mu.Lock()
+	var s *segment
+	for _, l := range b.lanes {
+		for _, o := range l.segs {
+			if s == nil || o.id < s.id {
+				s = o
+			}
+		}
+	}
+	if s == nil {
+		b.mu.Unlock()
+		return false
+	}
+	l, r := b.lanes[s.epoch], Range{s.first, s.last}
+	done := l.done.has(r)
+	b.mu.Unlock()
+	size := int64(0)
+	if info, err := b.fs.Stat(b.path(s.name())); err == nil {
+		size = info.Size()
+	}
+	if !done {
+		if err := b.giveUp(l, r, Evicted, 0, 0); err != nil {
+			b.failed("gap not written", err)
+			return false
+		}
+		b.log.Warn("buffer: oldest segment evicted", "epoch", l.epoch, "from", r.From, "to", r.To)
+	}
+	if err := b.sync(); err != nil {
+		return false
+	}
+	if err := b.unlink(s); err != nil {
+		b.failed("segment cannot be removed", err)
+		return false
+	}
+	b.mu.Lock()
+	b.bytes -= size
+	b.credit += size
+	b.mu.Unlock()
+	return true
+}
+
+func (b *Buffer) removeDamaged() bool {
+	b.mu.Lock()
+	names := slices.Clone(b.damagedF)
+	b.mu.Unlock()
+	for _, name := range names {
+		info, err := b.fs.Stat(b.path(name))
+		if err != nil || b.fs.Remove(b.path(name)) != nil {
+			continue
+		}
+		b.mu.Lock()
+		b.damagedF = slices.DeleteFunc(b.damagedF, func(n string) bool { return n == name })
+		b.bytes -= info.Size()
+		b.credit += info.Size()
+		b.mu.Unlock()
+		return true
+	}
+	return false
+}
+
+// dropHalf gives up what a half holds that cannot be sealed: the disk is full, there is nothing older to unlink, and the other half is nearly full too.
+func (b *Buffer) dropHalf(job *sealJob) error {
+	b.mu.Lock()
+	held := map[*lane]Range{}
+	for e, hl := range b.halves[job.half].lanes {
+		held[b.lane(e)] = Range{hl.first, hl.next - 1}
+	}
+	b.mu.Unlock()
+	for l, r := range held {
+		for _, s := range l.segs { // only the sealer changes them while it holds sealMu, or a reader that finds damage
+			if s.first <= r.From && r.From <= s.last {
+				r.From = s.last + 1
+			}
+		}
+		if r.Empty() {
+			continue
+		}
+		if err := b.giveUp(l, r, Evicted, 0, 0); err != nil {
+			return err
+		}
+		b.log.Warn("buffer: disk full, readings evicted from the log", "epoch", l.epoch, "from", r.From, "to", r.To)
+	}
+	if err := b.sync(); err != nil {
+		return err
+	}
+	if err := b.commitMeta(job.snap); err != nil {
+		return err
+	}
+	b.release(job)
+	return nil
+}
+
+// measure counts what the folder holds.
+func (b *Buffer) measure() {
+	entries, err := b.fs.ReadDir(b.dir)
+	if err != nil {
+		return // the last measure stands
+	}
+	var sum int64
+	var damaged []string
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			sum += info.Size()
+		}
+		if strings.HasSuffix(e.Name(), suffixDamaged) {
+			damaged = append(damaged, e.Name())
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bytes, b.damagedF = sum, damaged
+}
+
+// slack is what the next seals may add.
+func (b *Buffer) slack(n int) int64 { return int64(n) + int64(min(1<<20, b.segLimit/16)) + 64<<10 }
+
+// over says whether MaxBytes could be passed by the next seal.
+func (b *Buffer) over() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.half
+	if b.opt.WhenFull == StopSampling {
+		n = 2 * b.half // both halves may still be sealed
+	}
+	return b.bytes+b.slack(n) > b.opt.MaxBytes
+}
+
+// room makes sure that n bytes more keep what is to be kept free. Where others
+// have filled the file system the buffer only stops growing: each segment
+// given up pays for what is written after it.
+func (b *Buffer) room(n int) error {
+	free, inodes, err := b.fs.Free(b.dir)
+	if err != nil {
+		return nil // not known: the write will tell
+	}
+	b.mu.Lock()
+	need := b.slack(n)
+	tight := free < b.opt.KeepFree+need && b.opt.KeepFree > 0 || inodes >= 0 && inodes < 8
+	if !tight {
+		b.credit = 0
+	}
+	paid := b.credit >= need
+	if tight && paid {
+		b.credit -= need
+	}
+	b.mu.Unlock()
+	if tight && !paid {
+		return fmt.Errorf("%w: %d bytes and %d inodes free", errNoRoom, free, inodes)
+	}
+	return nil
+}
