@@ -1,61 +1,271 @@
-package config
+package config_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
+	"unicode/utf8"
 
+	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
+	"homeward/agent/config"
 	"homeward/drivers"
-	"homeward/drivers/modbus"
 )
 
-const example = `gateway: gw-0017
-state: /var/lib/homeward
-home:
-  cloud: mqtt
-  organization: acme
-  project: cold-chain
-  product: gateway-v2
-  url: tls://broker.example.net:8883
-  username: gw-0017
-  password_file: /etc/homeward/password
-  ca_file: /etc/homeward/ca.pem
-  prefix: homeward
-  client_id: gw-0017-1
-sensors:
-  - name: boiler
-    driver: modbus
-    port: /dev/serial/by-path/platform-3f980000.usb-usb-0:1.3:1.0-port0
-    line: 19200-8E1
-    unit_id: 1
-    every: 10s
-    timeout: 500ms
-    channels:
-      - {name: flow, register: holding, address: 0, type: int16, scale: 0.1, unit: Cel}
-      - {name: energy, register: input, address: 16, type: uint32, order: big, scale: 0.001, unit: kWh}
-publish:
-  format: rows
-  max_bytes: 1024
-  max_age: 5m
-  alarms:
-    - {channel: boiler/flow, above: 2.9}
-operations:
-  per_month: 7200
-  billing_day: 1
-  reserve: 10%
-  at_limit: hold
-buffer: {max_bytes: 512MB, keep_free: 256MB, flush: 1s, when_full: drop-oldest}
-fleet: {repository: https://fleet.example.net/acme, root_file: /etc/homeward/root.json, every: 1h}
-update: {window: "02:00-05:00", daily_bytes: 20MB}
-status: {listen: 127.0.0.1:8080}
+// meter is a driver with a key of every kind.
+type meter struct {
+	Port     string        `yaml:"port" doc:"serial port"`
+	Line     string        `yaml:"line,omitempty" doc:"line setting"`
+	UnitID   *int          `yaml:"unit_id" doc:"address"`
+	Small    uint8         `yaml:"small,omitempty" doc:"a byte"`
+	Ratio    float32       `yaml:"ratio,omitempty" doc:"a number"`
+	Late     time.Duration `yaml:"late,omitempty" doc:"a duration"`
+	Echo     bool          `yaml:"echo,omitempty" doc:"a switch"`
+	Bits     []int         `yaml:"bits,omitempty" doc:"numbers"`
+	Quantity []quantity    `yaml:"channels" doc:"what to read"`
+	line     drivers.Line
+}
+
+type quantity struct {
+	drivers.Channel `yaml:",inline"`
+	Register        string `yaml:"register,omitempty" doc:"holding or input"`
+}
+
+func (m *meter) Check() []drivers.Fault {
+	var faults []drivers.Fault
+	if m.Port == "" {
+		faults = append(faults, drivers.Fault{Path: "port", Want: "the serial port"})
+	}
+	if m.Line == "" {
+		m.Line = "9600-8N1"
+	}
+	var err error
+	if m.line, err = drivers.ParseLine(m.Line); err != nil {
+		faults = append(faults, drivers.Fault{Path: "line", Bad: m.Line, Want: "a line such as 9600-8N1"})
+	}
+	for i, q := range m.Quantity {
+		if q.Register != "holding" && q.Register != "" {
+			faults = append(faults, drivers.Fault{Path: fmt.Sprintf("channels[%d].register", i), Bad: q.Register, Want: "holding"})
+		}
+	}
+	return faults
+}
+func (m *meter) Bus() drivers.Bus {
+	return drivers.Bus{Kind: drivers.Serial, Name: m.Port, Line: m.line}
+}
+func (m *meter) Channels() []drivers.Channel {
+	var list []drivers.Channel
+	for _, q := range m.Quantity {
+		list = append(list, q.Channel)
+	}
+	return list
+}
+func (m *meter) Open(context.Context, drivers.Env) (drivers.Sensor, error) {
+	return nil, errors.New("not in this test")
+}
+
+var meters = []drivers.Factory{{Name: "meter", Aliases: []string{"gauge"}, Summary: "a meter", New: func(string) drivers.Options { return &meter{} }}}
+
+func load(text string) (*config.Config, error) {
+	return config.Parse("h.yaml", []byte(text), meters)
+}
+
+// base is a right configuration on two lines; what a test adds begins on line 3.
+const base = `gateway: gw-1
+home: {organization: acme, project: cold-chain, product: box, url: "mqtt://localhost"}
 `
 
-func TestExample(t *testing.T) {
-	c, err := Parse("homeward.yaml", []byte(example), []drivers.Factory{modbus.Factory})
-	require.NoError(t, err)
-	require.Equal(t, "gw-0017", c.Gateway)
-	require.Len(t, c.Sensors[0].Channels, 2)
-	require.Equal(t, Size(512e6), c.Buffer.MaxBytes)
-	require.InDelta(t, 0.1, float64(c.Operations.Reserve), 1e-9)
-	require.Len(t, c.Warnings, 4)
+// boiler is a right sensor on line 4, in a list that line 3 begins.
+const boiler = `sensors:
+  - {name: boiler, driver: meter, port: /dev/ttyS0, unit_id: 1, channels: [{name: flow, unit: Cel}]}
+`
+
+const (
+	wantName = "want a name of 1 to 64 characters without / + # and control characters, and without blanks at its ends"
+	wantURL  = "want an address such as tls://broker.example.net:8883; mqtt://, tls://, ws:// or wss://"
+)
+
+// Each mistake is told with its line and column (which the text marks with «), the value and
+// what would be right.
+func TestMistakes(t *testing.T) {
+	in := func(old, new string) string { return base + strings.Replace(boiler, old, new, 1) }
+	home := func(old, new string) string { return strings.Replace(base, old, new, 1) }
+	url := func(u string) string { return home(`"mqtt://localhost"`, `«"`+u+`"`) }
+	for _, c := range []struct{ name, text, want string }{
+		// The file as a whole.
+		{"empty", "", "nothing in it: want keys such as gateway: and home:"},
+		{"comment only", "# nothing\n", "nothing in it: want keys such as gateway: and home:"},
+		{"list", "«- a\n", `a list: want a mapping of keys to values`},
+		{"text", "«hello\n", `"hello": want a mapping of keys to values`},
+		{"no UTF-8", base + "state: \"«\xff\"\n", "not text: want UTF-8 without control characters"},
+		{"NUL", base + "sta«\x00te: x\n", "not text: want UTF-8 without control characters"},
+		{"bell after umlauts", base + "# äöü «\a\n", "not text: want UTF-8 without control characters"},
+		{"syntax", base + "state: «[\n", "syntax error: sequence end token ']' not found"},
+		{"tab", base + "buffer:\n«\tflush: 1s\n", `syntax error: found character '\t' that cannot start any token`},
+		{"mapping as key", base + "{a: 1}«: 2\n", "syntax error: found an invalid key for this map"},
+		{"anchor", base + "state: «&a /x\n", `"&": the value itself: anchors (&), aliases (*) and merge keys (<<) are not used; a text that begins with one of these goes in quotes`},
+		{"alias", base + "state: «*a\n", `"*": the value itself: anchors (&), aliases (*) and merge keys (<<) are not used; a text that begins with one of these goes in quotes`},
+		{"merge key", base + "buffer:\n  «<<: {flush: 1s}\n", `"<<": the value itself: anchors (&), aliases (*) and merge keys (<<) are not used; a text that begins with one of these goes in quotes`},
+		{"tag", base + "state: «!!str /x\n", `"!!str": no tags; a text that begins with ! goes in quotes`},
+		{"complex key", base + "«? state\n: /x\n", `"?": simple keys and no directives; a text that begins with ? or % goes in quotes`},
+		{"second document", base + "---\n«gateway: gw-2\n", "a second document: want one document: nothing after ---"},
+		{"deep", base + "state: [[[[[[[[[[[[[[[[«[]]]]]]]]]]]]]]]]]\n", "nested too deeply: want at most 16 levels"},
+		{"deep block", base + "state:\n" + strings.Repeat(" ", 600) + "«- a\n", "nested too deeply: want blocks that begin before column 512"},
+
+		// Keys.
+		{"unknown section", base + "«bufer: {}\n", "bufer: unknown key: did you mean buffer?"},
+		{"unknown without guess", base + "«zebra: 1\n", "zebra: unknown key: want one of buffer, fleet, gateway, home, operations, publish, sensors, state, status, update"},
+		{"unknown in a section", base + "buffer:\n  «max_byte: 1MB\n", "buffer.max_byte: unknown key: did you mean max_bytes?"},
+		{"swapped letters", base + "buffer: {«fulsh: 1s}\n", "buffer.fulsh: unknown key: did you mean flush?"},
+		{"key of another section", base + "«max_age: 5m\n", "max_age: unknown key: did you mean publish.max_age?"},
+		{"unknown in a sensor", base + "sensors:\n  - name: a\n    driver: meter\n    port: /dev/x\n    «unitid: 1\n    channels: [{name: b}]\n", "sensors[0].unitid: unknown key: did you mean unit_id?"},
+		{"unknown in a channel", in("unit: Cel", "«units: Cel"), "sensors[0].channels[0].units: unknown key: did you mean unit?"},
+		{"strange key", base + "«\"a.b c\": 1\n", `"a.b c": unknown key: want one of buffer, fleet, gateway, home, operations, publish, sensors, state, status, update`},
+		{"duplicate", base + "state: /a\n«state: /b\n", "state: given twice: it once; it is already on line 3"},
+		{"duplicate in a flow", base + "buffer: {flush: 1s, «flush: 2s}\n", "buffer.flush: given twice: it once; it is already on line 3"},
+		{"password", home("home: {", "home: {username: u, «password: hunter2, "), "home.password: a secret in the file: password_file: with the name of a file (mode 0600), or password_file: credential:NAME; secrets never stand in the configuration"},
+		{"missing gateway", "«" + strings.TrimPrefix(base, "gateway: gw-1\n"), "gateway: missing: want id of this gateway: 1 to 64 of a-z 0-9 . _ -"},
+		{"missing home", "«gateway: gw-1\n", "home: missing: want where the readings go"},
+		{"missing project", strings.Replace(home(" project: cold-chain,", ""), "home:", "«home:", 1), "home.project: missing: want where readings go and are billed; third level of the topics"},
+
+		// Types.
+		{"number for a text", home("gw-1", "«17"), `gateway: "17": want a text; put it in quotes: "17"`},
+		{"boolean for a text", base + "state: «true\n", `state: "true": want a text; put it in quotes: "true"`},
+		{"null for a text", base + "«state:\n", "state: no value: want a text, or leave the key out"},
+		{"tilde for a text", base + "«state: ~\n", "state: no value: want a text, or leave the key out"},
+		{"list for a text", base + "«state: [/a]\n", "state: a list: want a text"},
+		{"mapping for a number", base + "operations:\n  «billing_day: {a: 1}\n", "operations.billing_day: a mapping: want a whole number"},
+		{"text for a section", base + "buffer: «big\n", `buffer: "big": want a mapping of keys to values`},
+		{"list for a section", base + "«buffer: [a]\n", `buffer: a list: want a mapping of keys to values`},
+		{"mapping for a list", base + "«sensors: {name: a}\n", "sensors: a mapping: want a list: [ … ], or lines that begin with -"},
+		{"text for a list", base + "sensors: «none\n", `sensors: "none": want a list: [ … ], or lines that begin with -`},
+		{"text in a list", base + "sensors: [«none]\n", `sensors[0]: "none": want a mapping of keys to values`},
+		{"null in a list", base + "sensors:\n  «-\n", "sensors[0]: no value: want a mapping of keys to values, or no -"},
+		{"text for a number", base + "operations: {billing_day: «first}\n", `operations.billing_day: "first": want a whole number`},
+		{"quoted number", base + "operations: {billing_day: «\"1\"}\n", `operations.billing_day: "1": want a whole number`},
+		{"fraction for a whole number", base + "operations: {billing_day: «1.5}\n", `operations.billing_day: "1.5": want a whole number`},
+		{"octal", base + "operations: {billing_day: «010}\n", `operations.billing_day: "010": want a whole number without leading zeros`},
+		{"huge number", base + "operations: {per_month: «99999999999999999999}\n", `operations.per_month: "99999999999999999999": want a whole number`},
+		{"duration without unit", base + "buffer: {flush: «10}\n", `buffer.flush: "10": want a duration such as 500ms, 10s, 5m or 24h`},
+		{"negative duration", base + "buffer: {flush: «-1s}\n", `buffer.flush: "-1s": want a duration such as 500ms, 10s, 5m or 24h`},
+		{"size with a blank", base + "buffer:\n  max_bytes: «512 MB\n", `buffer.max_bytes: "512 MB": want a size such as 1024, 64KB, 512MB or 2GB (powers of 1000), or 64KiB, 512MiB (powers of 1024)`},
+		{"size beyond int64", base + "buffer: {max_bytes: «99999999999TB}\n", `buffer.max_bytes: "99999999999TB": want a size such as 1024, 64KB, 512MB or 2GB (powers of 1000), or 64KiB, 512MiB (powers of 1024)`},
+		{"percent", base + "operations: {reserve: «0.1}\n", `operations.reserve: "0.1": want a percentage such as 10%`},
+		{"window", base + "update: {window: «\"25:00-05:00\"}\n", `update.window: "25:00-05:00": want a time of day such as "02:00-05:00"`},
+		{"not a number", in("unit_id: 1", "unit_id: 1, min: «.nan"), `sensors[0].min: ".nan": want a number`},
+		{"number beyond float64", in("unit_id: 1", "unit_id: 1, max: «1e999"), `sensors[0].max: "1e999": want a number`},
+		{"driver: text for a duration", in("unit_id: 1", "unit_id: 1, late: «soon"), `sensors[0].late: "soon": want a duration such as 500ms, 10s, 5m or 24h`},
+		{"driver: byte", in("unit_id: 1", "unit_id: 1, small: «256"), `sensors[0].small: "256": want a whole number in the range of its kind`},
+		{"driver: switch", in("unit_id: 1", "unit_id: 1, echo: «yes"), `sensors[0].echo: "yes": want true or false`},
+		{"driver: list item", in("unit_id: 1", "unit_id: 1, bits: [1, «x]"), `sensors[0].bits[1]: "x": want a whole number`},
+		{"after umlauts", in("name: boiler", `name: "Kühlräume", ratio: «x`), `sensors[0].ratio: "x": want a number`},
+		{"after a text of several lines", base + "state: |-\n  /var\nstatus: {listen: «1}\n", `status.listen: "1": want a text; put it in quotes: "1"`},
+		{"after CRLF", strings.ReplaceAll(base, "\n", "\r\n") + "buffer:\r\n  flush: «10\r\n", `buffer.flush: "10": want a duration such as 500ms, 10s, 5m or 24h`},
+
+		// Ranges and enumerations.
+		{"too low", base + "publish: {max_bytes: «10}\n", `publish.max_bytes: "10": want 256 to 256KiB`},
+		{"too high", base + "operations: {billing_day: «32}\n", `operations.billing_day: "32": want 1 to 31`},
+		{"below a lower bound only", in("unit_id: 1", "unit_id: 1, deadband: «-1"), `sensors[0].deadband: "-1": want at least 0`},
+		{"every 0", in("unit_id: 1", "unit_id: 1, every: «0s"), `sensors[0].every: "0s": want 10ms to 24h`},
+		{"enumeration", base + "buffer: {when_full: «stop}\n", `buffer.when_full: "stop": want drop-oldest or stop-sampling`},
+		{"enumeration with a guess", base + "publish: {acknowledge: «prooven}\n", `publish.acknowledge: "prooven": want proven, puback or receiver; did you mean proven?`},
+		{"cloud of a later release", home("home: {", "home: {cloud: «losant, "), `home.cloud: "losant": want mqtt: losant is not in this release`},
+		{"format of a later release", base + "publish: {format: «packed}\n", `publish.format: "packed": want rows: packed is not in this release`},
+		{"cloud that never was", home("home: {", "home: {cloud: «azure, "), `home.cloud: "azure": want mqtt`},
+
+		// Names.
+		{"gateway id", home("gw-1", "«GW 1"), `gateway: "GW 1": want 1 to 64 of a-z 0-9 . _ -`},
+		{"empty gateway", home("gw-1", `«""`), `gateway: "": want 1 to 64 of a-z 0-9 . _ -`},
+		{"slash in a sensor", in("name: boiler", "name: «a/b"), `sensors[0].name: "a/b": ` + wantName},
+		{"blank at the end", in("name: boiler", `name: «"a "`), `sensors[0].name: "a ": ` + wantName},
+		{"wildcard in a channel", in("name: flow", `name: «"a#"`), `sensors[0].channels[0].name: "a#": ` + wantName},
+		{"right-to-left override", in("name: flow", `name: «"a\u202eb"`), `sensors[0].channels[0].name: "a\u202eb": ` + wantName},
+		{"65 characters", in("name: flow", "name: «"+strings.Repeat("ä", 65)), `sensors[0].channels[0].name: "` + strings.Repeat("ä", 60) + `…": ` + wantName},
+		{"empty sensor name", in("name: boiler", `name: «""`), `sensors[0].name: "": ` + wantName},
+		{"topic level", home("acme", "«a/b"), `home.organization: "a/b": ` + wantName},
+		{"prefix of the broker", home("home: {", "home: {prefix: «$SYS, "), `home.prefix: "$SYS": want no $ at the beginning: such topics belong to the broker`},
+		{"client id", home("home: {", "home: {client_id: «\"\", "), `home.client_id: "": ` + wantName},
+		{"same sensor twice", base + boiler + strings.Replace(strings.Split(boiler, "\n")[1], "boiler", "«boiler", 1) + "\n", `sensors[1].name: "boiler": want a name of its own: sensors[0] has it already (line 4)`},
+		{"same channel twice", in("[{name: flow, unit: Cel}]", "[{name: flow}, {name: «flow}]"), `sensors[0].channels[1].name: "flow": want a name that no other channel of this sensor has`},
+		{"channel without name", in("{name: flow, ", "«{"), `sensors[0].channels[0].name: missing: ` + wantName},
+
+		// Home.
+		{"empty address", url(""), `home.url: "": ` + wantURL},
+		{"no scheme", url("localhost:1883"), `home.url: "localhost:1883": ` + wantURL},
+		{"https", url("https://localhost"), `home.url: "https://localhost": ` + wantURL},
+		{"no host", url("tls://:8883"), `home.url: "tls://:8883": ` + wantURL},
+		{"query", url("wss://h/mqtt?a=b"), `home.url: "wss://h/mqtt?a=b": ` + wantURL},
+		{"port", url("tls://h:99999"), `home.url: "tls://h:99999": want a port from 1 to 65535, or none`},
+		{"path", url("tls://h/mqtt"), `home.url: "tls://h/mqtt": want no path after the host: only ws:// and wss:// have one`},
+		{"password in the address", url("tls://u:hunter2@h"), `home.url: an address with user or password in it: ` + wantURL + ", with username and password_file as keys of their own"},
+		{"password without user", home("home: {", "«home: {password_file: /p, "), "home.username: missing: want the user name that the password belongs to"},
+		{"certificate without key", strings.Replace(home("home: {", "«home: {cert_file: /c, "), "mqtt:", "tls:", 1), "home.key_file: missing: want both cert_file and key_file, or neither"},
+		{"authorities without encryption", home("home: {", "home: {ca_file: «/ca, "), "home.ca_file: used without encryption: want tls:// or wss:// in home.url"},
+		{"relative file", home("home: {", "home: {username: u, password_file: «pw, "), `home.password_file: "pw": want an absolute path such as /etc/homeward/password, or credential:NAME`},
+		{"credential", home("home: {", "home: {username: u, password_file: «credential:../x, "), `home.password_file: "credential:../x": want credential:NAME with a name of letters, digits and . _ -`},
+
+		// Sensors.
+		{"unknown driver", in("driver: meter", "driver: «metre"), `sensors[0].driver: "metre": want one of gauge, meter; did you mean meter?`},
+		{"unknown driver without a guess", in("driver: meter", "driver: «zz9"), `sensors[0].driver: "zz9": want one of gauge, meter`},
+		{"no driver", in("{name: boiler, driver: meter", "«{name: boiler"), "sensors[0].driver: missing: want which driver reads it"},
+		{"driver: missing", in("{name: boiler, driver: meter, port: /dev/ttyS0", "«{name: boiler, driver: meter"), "sensors[0].port: missing: want the serial port"},
+		{"driver: fault", in("unit_id: 1", "unit_id: 1, line: «fast"), `sensors[0].line: "fast": want a line such as 9600-8N1`},
+		{"driver: fault in a channel", in("unit: Cel", "register: «coil"), `sensors[0].channels[0].register: "coil": want holding`},
+		{"no channels", in("channels: [{name: flow, unit: Cel}]", "«channels: []"), "sensors[0].channels: none: want at least one"},
+		{"min above max", in("unit_id: 1", "unit_id: 1, min: 5, max: «4"), `sensors[0].max: "4": want not less than min`},
+		{"min above max in a channel", in("unit: Cel", "min: 5, max: «4"), `sensors[0].channels[0].max: "4": want not less than min`},
+		{"deadband in a channel", in("unit: Cel", "deadband: «-1"), `sensors[0].channels[0].deadband: "-1": want at least 0`},
+		{"unit", in("unit: Cel", `unit: «"a\tb"`), `sensors[0].channels[0].unit: "a\tb": want a SenML unit such as Cel, %RH, Pa, V or kWh`},
+		{"two lines on one port", base + boiler + "  - {name: b, driver: gauge, port: /dev/ttyS0, line: «19200-8E1, unit_id: 2, channels: [{name: x}]}\n", `sensors[1].line: "19200-8E1": want 9600-8N1, as sensors[0] has it on the same port`},
+
+		// Alarms.
+		{"alarm of an unknown channel", base + boiler + "publish: {alarms: [{channel: «boiler/flaw, above: 1}]}\n", `publish.alarms[0].channel: "boiler/flaw": did you mean boiler/flow?`},
+		{"alarm of no channel at all", base + boiler + "publish: {alarms: [{channel: «tank, above: 1}]}\n", `publish.alarms[0].channel: "tank": want the full name of a channel, sensor/channel`},
+		{"alarm without channel", base + boiler + "publish: {alarms: [«{above: 1}]}\n", `publish.alarms[0].channel: missing: want full name of the channel`},
+		{"alarm without limit", base + boiler + "publish: {alarms: [«{channel: boiler/flow}]}\n", "publish.alarms[0].above: missing: want above, below or both"},
+		{"alarm at every value", base + boiler + "publish: {alarms: [{channel: boiler/flow, above: «1, below: 2}]}\n", `publish.alarms[0].above: "1": want not less than below: every value would be an alarm`},
+
+		// The rest.
+		{"relative state", base + "state: «var\n", `state: "var": want an absolute path such as /var/lib/homeward`},
+		{"listen", base + "status: {listen: «localhost}\n", `status.listen: "localhost": want host:port such as 127.0.0.1:8080, or :8080 for every interface`},
+		{"fleet address", base + "fleet: {repository: «ftp://x, root_file: /r}\n", `fleet.repository: "ftp://x": want an address such as https://fleet.example.net/acme, without user or password`},
+		{"fleet without root", base + "«fleet: {repository: https://x}\n", "fleet.root_file: missing: want the fleet's root of trust"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before, after, _ := strings.Cut(c.text, "«")
+			line, column := 1+strings.Count(before, "\n"), 1+utf8.RuneCountInString(before[strings.LastIndex(before, "\n")+1:])
+			if after == "" {
+				line, column = 1, 1
+			}
+			_, err := load(before + after)
+			var p *config.Problems
+			require.ErrorAs(t, err, &p)
+			require.Equal(t, fmt.Sprintf("h.yaml:%d:%d: %s", line, column, c.want), p.Error())
+			require.NotContains(t, p.Error(), "hunter2")
+		})
+	}
 }
+
+func TestTooMuch(t *testing.T) {
+	for text, want := range map[string]string{
+		base + strings.Repeat("#", 1<<20):           fmt.Sprintf("h.yaml: %d bytes: want at most 1048576", 1<<20+len(base)),
+		"a: [" + strings.Repeat("1,", 60_000) + "]": "h.yaml: 120004 words and signs: want at most 100000",
+	} {
+		_, err := load(text)
+		require.EqualError(t, err, want)
+	}
+	_, err := load(strings.Repeat("x: 1\n", 5000))
+	var p *config.Problems
+	require.ErrorAs(t, err, &p)
+	require.Len(t, p.List, 1001)
+	require.Equal(t, "h.yaml: 4002 more problems", p.List[1000].String()) // of 5000 repeats or strangers, and two missing keys
+}
+
+var _ = []any{os.Getenv, filepath.Join, yaml.Marshal, rapid.Check}

@@ -88,15 +88,15 @@ func (d *decoder) parse(data []byte) (root ast.Node) {
 				line, column = tk.Position.Line, tk.Position.Column
 			}
 		}
-		whole(line, column, "syntax error", strings.ReplaceAll(message, "\n", " ")+".")
+		whole(line, column, "syntax error", strings.NewReplacer("\n", " ", "\t", `\t`).Replace(message)+".")
 		return nil
 	}
 	for _, doc := range file.Docs {
 		switch {
 		case doc.Body == nil || doc.Body.Type() == ast.NullType:
 		case root != nil:
-			tk := doc.Body.GetToken()
-			whole(tk.Position.Line, tk.Position.Column, "a second document", "one document: nothing after ---")
+			at := position(doc.Body)
+			whole(at.line, at.column, "a second document", "one document: nothing after ---")
 		default:
 			root = doc.Body
 		}
@@ -345,19 +345,15 @@ func (d *decoder) mapping(n ast.Node, path string) ([]entry, bool) {
 	seen := map[string]int{}
 	for it := m.MapRange(); it.Next(); {
 		at := position(it.Key())
-		key, kind := scalar(it.Key())
-		if kind == "mapping" || kind == "list" {
-			d.problemAt(at, path, "a "+kind+" as key", "a word")
-			continue
-		}
+		key, _ := scalar(it.Key())
 		e := entry{key, join(path, plainKey(key)), at, it.Value()}
 		if line, ok := seen[key]; ok {
 			d.problemAt(at, e.path, "given twice", fmt.Sprintf("it once; it is already on line %d.", line))
 			continue
 		}
 		seen[key] = at.line
-		text, kind := scalar(e.value)
 		d.at[e.path] = at
+		text, kind := scalar(e.value)
 		if kind != "mapping" && kind != "list" && kind != "null" {
 			v := position(e.value)
 			d.at[e.path] = place{v.line, v.column, text, true}
@@ -396,6 +392,9 @@ func (d *decoder) list(n ast.Node, v reflect.Value, path string) {
 		p := fmt.Sprintf("%s[%d]", path, i)
 		at := position(item)
 		text, kind := scalar(item)
+		if kind == "null" && i < len(s.Entries) && s.Entries[i].Start != nil {
+			at.line, at.column = s.Entries[i].Start.Position.Line, s.Entries[i].Start.Position.Column
+		}
 		if kind != "mapping" && kind != "list" && kind != "null" {
 			at.text, at.scalar = text, true
 		}
@@ -429,7 +428,7 @@ func (d *decoder) sensor(n ast.Node, v reflect.Value, path string) {
 		if names := driverNames(d.factories); driver != "" {
 			want := "one of " + strings.Join(names, ", ")
 			if g := guess(driver, names); g != "" {
-				want = fmt.Sprintf("%s? The drivers are %s.", g, strings.Join(names, ", "))
+				want = "want " + want + "; did you mean " + g + "?"
 			}
 			d.problem(join(path, "driver"), quote(driver), want)
 		}

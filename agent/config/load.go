@@ -61,7 +61,7 @@ const defaultTimeout = Duration(time.Second)
 
 // check looks at what a key's type and limits can not say.
 func (d *decoder) check(c *Config, getenv func(string) string) {
-	if c.Gateway != "" && !isID(c.Gateway) {
+	if _, given := d.at["gateway"]; given && !isID(c.Gateway) {
 		d.problem("gateway", d.shown("gateway"), "1 to 64 of a-z 0-9 . _ -")
 	}
 	d.checkState(c, getenv)
@@ -114,7 +114,7 @@ func (d *decoder) checkHome(c *Config) {
 	if _, given := d.at["home.client_id"]; given && (h.ClientID == "" || !isName(h.ClientID)) {
 		d.problem("home.client_id", d.shown("home.client_id"), wantName)
 	}
-	if h.URL != "" {
+	if _, given := d.at["home.url"]; given {
 		d.checkURL(c)
 	}
 	if h.PasswordFile != "" && h.Username == "" {
@@ -311,7 +311,7 @@ func (d *decoder) checkChannels(c *Config, s *Sensor, path string) {
 		}
 	}
 	if len(s.Channels) == 0 {
-		d.problem(path, "no channels", "at least one under channels:")
+		d.problem(path+".channels", "none", "at least one")
 	}
 }
 
