@@ -1,0 +1,123 @@
+// Package pack turns readings into payloads and back.
+//
+// It promises that a payload is never larger than its limit, is filled up to it rather
+// than stopped at a guess, stands alone, and is the same bytes for the same
+// readings; and that decoding refuses, in bounded time and memory, whatever it does
+// not know. A payload's first byte tells its format: `{` is rows, the one of this release.
+//
+// It loses nothing: values, times (to the millisecond), units and qualities come back as they went in.
+package pack
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"homeward/drivers"
+)
+
+// Header says whose readings a payload carries.
+type Header struct {
+	Gateway string
+	Epoch   uint32
+	First   uint64 // sequence number of the first reading on the wire
+}
+
+// Poll is readings of one instant; channels are full names, each at most once.
+type Poll struct {
+	Time     int64 // Unix ms
+	Readings []drivers.Reading
+}
+
+// Gap is a range that will not come, or (From and To nil) a time without samples.
+type Gap struct {
+	From           *uint64 `json:"from"` // both ends included
+	To             *uint64 `json:"to"`
+	N              uint64  `json:"n"`
+	TFrom          int64   `json:"t_from"` // Unix ms; 0 unknown
+	TTo            int64   `json:"t_to"`
+	Reason         string  `json:"reason"`
+	MaybeDelivered bool    `json:"maybe_delivered,omitempty"` // it was tried and no answer came
+}
+
+// Payload is what a payload holds.
+type Payload struct {
+	Header
+	Readings []Reading // in wire order: the sequence numbers rise by one
+	Gaps     []Gap
+}
+
+// Reading is one decoded reading.
+type Reading struct {
+	Seq     uint64
+	TimeMS  int64
+	Channel string
+	Value   float64
+	Unit    drivers.Unit
+	Quality drivers.Quality
+}
+
+// MaxPayload bounds what Decode looks at, in bytes.
+const MaxPayload = 1 << 20
+
+// Decode reads one payload of any format that this release knows.
+func Decode(payload []byte) (Payload, error) {
+	switch {
+	case len(payload) > MaxPayload:
+		return Payload{}, fmt.Errorf("pack: payload of %d bytes: want at most %d", len(payload), MaxPayload)
+	case len(payload) > 0 && payload[0] == '{':
+		return decodeRows(payload)
+	case len(payload) == 0:
+		return Payload{}, fmt.Errorf("pack: empty payload")
+	}
+	return Payload{}, fmt.Errorf("pack: first byte %q: want { (format rows)", payload[0])
+}
+
+// TimeLayout is how times are printed: RFC 3339, UTC, milliseconds.
+const TimeLayout = "2006-01-02T15:04:05.000Z"
+
+// Lines writes a payload as JSON lines, one a reading and one a gap.
+func Lines(w io.Writer, p Payload) error {
+	gateway := quote(p.Gateway)
+	var b []byte
+	for _, r := range p.Readings {
+		b = append(b[:0], `{"gateway":`...)
+		b = append(b, gateway...)
+		b = append(b, `,"epoch":`...)
+		b = strconv.AppendUint(b, uint64(p.Epoch), 10)
+		b = append(b, `,"seq":`...)
+		b = strconv.AppendUint(b, r.Seq, 10)
+		b = append(b, `,"time":"`...)
+		b = time.UnixMilli(r.TimeMS).UTC().AppendFormat(b, TimeLayout)
+		b = append(b, `","t_ms":`...)
+		b = strconv.AppendInt(b, r.TimeMS, 10)
+		b = append(b, `,"channel":`...)
+		b = append(b, quote(r.Channel)...)
+		b = append(b, `,"value":`...)
+		b = appendNumber(b, r.Value)
+		b = append(b, `,"unit":`...)
+		b = append(b, quote(string(r.Unit))...)
+		b = append(b, `,"quality":"`...)
+		b = append(b, r.Quality.String()...)
+		b = append(b, "\"}\n"...)
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	for _, g := range p.Gaps {
+		text, err := json.Marshal(struct {
+			Gateway string `json:"gateway"`
+			Epoch   uint32 `json:"epoch"`
+			Gap     Gap    `json:"gap"`
+		}{p.Gateway, p.Epoch, g})
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(append(text, '\n')); err != nil {
+			return err
+		}
+	}
+	return nil
+}
