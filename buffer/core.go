@@ -83,6 +83,7 @@ const (
 	appendWait   = time.Second
 	maxSideValue = 32 << 10
 	maxSideKey   = 256
+	maxSideTotal = 1 << 20
 )
 
 // More errors of the buffer.
@@ -147,13 +148,17 @@ func (b *Buffer) record(t recType, body func([]byte) []byte) error {
 	if err := b.ready(); err != nil {
 		return err
 	}
+	limit := b.half
+	if t != recGap {
+		limit -= reserve(b.half) / 2
+	}
 	for range 2 {
 		h := &b.halves[b.active]
 		b.fr.reset(h)
 		b.fr.begin(t)
 		b.fr.b = body(b.fr.b)
 		b.fr.end()
-		if h.off+len(b.fr.b) <= b.half {
+		if h.off+len(b.fr.b) <= limit {
 			return b.write(h)
 		}
 		if err := b.switchHalf(); err != nil {
@@ -341,7 +346,15 @@ func (b *Buffer) durable() <-chan struct{} {
 }
 
 // Flush makes everything written so far durable and returns when it is. A read-only buffer has nothing to flush.
-func (b *Buffer) Flush() error { return b.sync() }
+func (b *Buffer) Flush() error {
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	if closed {
+		return ErrClosed
+	}
+	return b.sync()
+}
 
 // Anchor tells that at mono of this boot it was wall (Unix ms); readings of the boot that were stamped untrusted are resolved with it from now on. Durable with the next flush.
 func (b *Buffer) Anchor(boot [16]byte, mono time.Duration, wall int64) error {
@@ -362,7 +375,7 @@ func (b *Buffer) Anchor(boot [16]byte, mono time.Duration, wall int64) error {
 	return nil
 }
 
-// PutSide stores a small opaque record (at most 32 KB) under key (at most 256 bytes). It is durable with the next flush; the latest wins; nil deletes.
+// PutSide stores a small opaque record (at most 32 KB, all together 1 MB) under key (at most 256 bytes). It is durable with the next flush; the latest wins; nil deletes.
 func (b *Buffer) PutSide(key string, value []byte) error {
 	if len(key) == 0 || len(key) > maxSideKey || len(value) > maxSideValue {
 		return fmt.Errorf("buffer: side record %.40q of %d bytes, want a key of 1 to %d bytes and at most %d bytes", key, len(value), maxSideKey, maxSideValue)
@@ -375,6 +388,15 @@ func (b *Buffer) PutSide(key string, value []byte) error {
 	old, had := b.side[key]
 	if had == (value != nil) && string(old) == string(value) {
 		return nil
+	}
+	total := len(key) + len(value)
+	for k, v := range b.side {
+		if k != key {
+			total += len(k) + len(v)
+		}
+	}
+	if total > maxSideTotal {
+		return fmt.Errorf("buffer: side record %q would make %d bytes, want at most %d in all", key, total, maxSideTotal)
 	}
 	if err := b.record(recSide, func(d []byte) []byte { return appendSide(d, key, value) }); err != nil {
 		return err
@@ -424,6 +446,7 @@ func (b *Buffer) SetBounds(o Options) {
 	defer b.mu.Unlock()
 	o = o.withDefaults()
 	b.opt.MaxBytes, b.opt.KeepFree, b.opt.Flush, b.opt.WhenFull = o.MaxBytes, o.KeepFree, o.Flush, o.WhenFull
+	b.overBound = true
 	kick(b.sealNow)
 }
 

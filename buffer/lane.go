@@ -32,8 +32,8 @@ func (p *Poll) check(half int) error {
 		}
 		size += 16 + len(r.Channel) + len(r.Unit)
 	}
-	if size > (half-logReserve)/2 {
-		return fmt.Errorf("buffer: poll of %d bytes (%d readings), want at most %d: half of half the log", size, len(p.Readings), (half-logReserve)/2)
+	if most := half - 3*reserve(half); size > most {
+		return fmt.Errorf("buffer: poll of %d bytes (%d readings), want at most %d: what half the log can hold", size, len(p.Readings), most)
 	}
 	return nil
 }
@@ -63,7 +63,7 @@ func (l *Lane) Append(p Poll) (Seq, error) {
 		h := &b.halves[b.active]
 		b.fr.reset(h)
 		undo := b.fr.poll(h, b.seed, l.l.epoch, l.l.next, &p)
-		if h.off+len(b.fr.b) <= b.half-logReserve {
+		if h.off+len(b.fr.b) <= b.half-reserve(b.half) {
 			off := h.off + b.fr.start
 			if err := b.write(h); err != nil {
 				undo.do(h)

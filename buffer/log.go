@@ -21,11 +21,11 @@ const (
 	minHalf       = 64 << 10
 	maxHalf       = 64 << 20
 	maxName       = 1024 // bytes of a channel's full name or a unit
-
-	// logReserve at the end of a half is kept for side records, so that what is
-	// known about readings can be told when no reading fits any more.
-	logReserve = 16 << 10
 )
+
+// reserve is kept at the end of a half, for side records beside readings and half of it for gaps beside both, so that what gives
+// way can be told when nothing else fits any more.
+func reserve(half int) int { return min(half/16, 16<<10) }
 
 type recType byte
 

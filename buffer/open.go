@@ -35,11 +35,10 @@ func Open(dir string, o Options) (*Buffer, error) {
 	}
 	b := &Buffer{
 		dir: dir, fs: o.FS, clock: o.Clock, log: o.Log, seed: maphash.MakeSeed(), readOnly: o.ReadOnly, half: o.HalfBytes,
-		opt: o, state: newState(),
+		opt: o, state: newState(), overBound: true,
 		dirty: make(chan struct{}, 1), flushNow: make(chan struct{}, 1), sealNow: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	b.segLimit = int(min(o.SegmentBytes, max(o.MaxBytes/8, minSegment), maxSegment)) &^ 4095
-	b.segLimit = max(b.segLimit, minSegment)
 	if !o.ReadOnly {
 		if err := b.fs.MkdirAll(dir, 0o750); err != nil {
 			return nil, fmt.Errorf("buffer: make the folder: %w", err)
@@ -135,6 +134,7 @@ func (b *Buffer) recover() error {
 		b.failed("no log yet", err)
 		b.diskFull = errors.Is(err, syscall.ENOSPC)
 	}
+	b.segLimit = max(b.segLimit, minSegment, 2*b.half)
 	b.measure()
 	return nil
 }
@@ -208,6 +208,9 @@ func (b *Buffer) openLog(metaGen uint32, metaOK, late bool) error {
 	}
 	newest := in.scans[order[1]].gen
 	lost := in.lost || metaOK && (!found || newest <= metaGen)
+	if oldest := in.scans[order[0]].gen; !metaOK && found && newest > 1 && oldest != newest-1 {
+		lost = true // the half that cannot be read may have been the newer
+	}
 	if !metaOK {
 		b.rebuild(in, order)
 		if !b.readOnly && !late { // late, the first seal does it

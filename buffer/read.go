@@ -20,7 +20,11 @@ const readChunk = 32 << 10
 // damaged. No polls: there is nothing from pos on.
 func (rd *reader) read(pos, limit Seq, mend bool) ([]poll, error) {
 	b := rd.b
+	last := Seq(0)
 	for tries := 0; ; tries++ {
+		if pos != last {
+			last, tries = pos, 0
+		}
 		if tries > 100 {
 			return nil, fmt.Errorf("buffer: reading %d of epoch %d: moved too often", pos, rd.l.epoch)
 		}
@@ -30,12 +34,12 @@ func (rd *reader) read(pos, limit Seq, mend bool) ([]poll, error) {
 		switch {
 		case w.half >= 0:
 			ps, err := rd.tail(w, pos)
-			if err != nil {
+			b.mu.Lock()
+			same := b.halves[w.half].gen == w.gen && b.tail == w.tail
+			b.mu.Unlock()
+			if err != nil && same {
 				return nil, err
 			}
-			b.mu.Lock()
-			same := b.halves[w.half].gen == w.gen
-			b.mu.Unlock()
 			if len(ps) == 0 && !same { // sealed meanwhile
 				continue
 			}

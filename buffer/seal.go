@@ -86,8 +86,10 @@ func (b *Buffer) urgent(again time.Time) bool {
 
 // mustDrop: the log is nearly full and its other half cannot be sealed.
 func (b *Buffer) mustDrop() bool {
-	return b.sealFailing && b.job != nil && b.opt.WhenFull == DropOldest && b.halves[b.active].off > b.half/4*3
+	return b.sealFailing && b.job != nil && b.opt.WhenFull == DropOldest && b.nearlyFull()
 }
+
+func (b *Buffer) nearlyFull() bool { return b.halves[b.active].off > b.half/4*3 }
 
 func (b *Buffer) sealDue() error {
 	b.sealMu.Lock()
@@ -156,7 +158,7 @@ func (b *Buffer) settle(job *sealJob) error {
 		}
 		if err != nil {
 			b.mu.Lock()
-			drop := b.mustDropNow()
+			drop := b.opt.WhenFull == DropOldest && b.nearlyFull()
 			b.mu.Unlock()
 			if drop && noSpace(err) {
 				if derr := b.dropHalf(job); derr == nil {
@@ -191,10 +193,6 @@ func (b *Buffer) settle(job *sealJob) error {
 		b.failed("log cannot be sealed", err)
 	}
 	return err
-}
-
-func (b *Buffer) mustDropNow() bool {
-	return b.job != nil && b.opt.WhenFull == DropOldest && b.halves[b.active].off > b.half/4*3
 }
 
 func (b *Buffer) dropOldest() bool {
@@ -527,18 +525,18 @@ func (b *Buffer) dropHalf(job *sealJob) error {
 	b.mu.Lock()
 	held := map[*lane]Range{}
 	for e, hl := range b.halves[job.half].lanes {
-		held[b.lane(e)] = Range{hl.first, hl.next - 1}
-	}
-	b.mu.Unlock()
-	for l, r := range held {
-		for _, s := range l.segs { // only the sealer changes them while it holds sealMu, or a reader that finds damage
+		l, r := b.lane(e), Range{hl.first, hl.next - 1}
+		for _, s := range l.segs { // sealed before the disk was full
 			if s.first <= r.From && r.From <= s.last {
 				r.From = s.last + 1
 			}
 		}
-		if r.Empty() {
-			continue
+		if !r.Empty() {
+			held[l] = r
 		}
+	}
+	b.mu.Unlock()
+	for l, r := range held {
 		if err := b.giveUp(l, r, Evicted, 0, 0); err != nil {
 			return err
 		}

@@ -666,11 +666,11 @@ func (b *Buffer) commitMeta(sn *snapshot) error {
 	b.dbMu.Lock()
 	defer b.dbMu.Unlock()
 	b.mu.Lock()
-	values := b.metaValues(sn)
+	values, pad := b.metaValues(sn), int(min(1<<20, max(b.opt.MaxBytes/32, 128<<10)))
 	b.mu.Unlock()
 	if b.meta == nil {
 		if _, err := b.fs.Stat(b.path(metaName)); errors.Is(err, fs.ErrNotExist) {
-			if err := b.createBolt(metaName, metaCap, int(min(1<<20, max(b.opt.MaxBytes/32, 128<<10))), bucketMeta); err != nil {
+			if err := b.createBolt(metaName, metaCap, pad, bucketMeta); err != nil {
 				return fmt.Errorf("buffer: make %s: %w", metaName, err)
 			}
 		}
