@@ -11,6 +11,7 @@ package cloud
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 )
 
@@ -73,8 +74,8 @@ type Limits struct {
 type Cloud interface {
 	Name() string
 	Limits() Limits
-	// Dial connects, authenticates and proves the identity; status is what others
-	// see of the gateway while connected, will what they see when it falls silent.
+	// Dial connects and authenticates. status is what others see of the gateway while
+	// connected, will what they see when it falls silent; nil leaves either as it is.
 	Dial(ctx context.Context, status, will []byte) (Session, error)
 }
 
@@ -103,3 +104,30 @@ type Hint struct {
 	Topic   string // "orders" or "acks"
 	Payload []byte
 }
+
+// Backoff paces reconnects: full jitter below a bound that doubles with each step, so that a fleet that lost its
+// broker together does not return together. The zero value starts at a second and ends at two minutes.
+type Backoff struct {
+	Min, Max time.Duration // 0: 1 s, 2 min
+	step     uint
+}
+
+// Next is how long to wait now: between a tenth of the present bound and the bound.
+func (b *Backoff) Next() time.Duration {
+	low, high := b.Min, b.Max
+	if low == 0 {
+		low = time.Second
+	}
+	if high == 0 {
+		high = 2 * time.Minute
+	}
+	bound := high
+	if b.step < 30 {
+		bound = min(low<<b.step, high)
+	}
+	b.step++
+	return bound/10 + rand.N(bound*9/10+1)
+}
+
+// Reset begins anew: the last connection was good.
+func (b *Backoff) Reset() { b.step = 0 }

@@ -1,0 +1,561 @@
+// Package mqtt speaks to a home that is a plain MQTT 3.1.1 broker; docs/mqtt.md has the topics.
+//
+// It promises that a publish counts as taken only when its PUBACK arrives on the
+// connection that carried it, while that connection is up; that it says when the
+// broker acknowledges and does not pass on ([Session.Prove]); and that nothing a broker sends
+// costs more than bounded memory. It keeps no store and makes no reconnect: each Dial is a
+// new client, and what is unanswered when a session ends is the caller's to send again.
+package mqtt
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+
+	"homeward/agent/cloud"
+)
+
+// Options is how the broker is reached.
+type Options struct {
+	URL      string // mqtt://, tls://, ws:// or wss://
+	ClientID string
+	Username string
+	Password func() (string, error) // asked at each Dial; nil: none
+	CAFile   string                 // PEM; "": the system's roots
+	CertFile string                 // PEM; with KeyFile: this client's certificate
+	KeyFile  string
+	// The first four levels of every topic.
+	Prefix, Organization, Project, Gateway string
+
+	KeepAlive time.Duration // 0: 30 s; a connection that died is noticed within this and PingTimeout
+	PingWait  time.Duration // 0: 10 s
+	WriteWait time.Duration // 0: 10 s
+	Window    int           // publishes in flight; 0: 32
+	// ReadSecret reads KeyFile and checks its mode; nil: os.ReadFile.
+	ReadSecret func(ref string) ([]byte, error)
+	// Dial opens the connection below TLS; nil: TCP. Websockets open their own.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	Log  *slog.Logger // nil: silent
+}
+
+// maxPacket bounds what the broker may send in one packet, in bytes (orders, acknowledgements, the probe).
+const maxPacket = 256 << 10
+
+// Cloud makes sessions with one broker.
+type Cloud struct {
+	o    Options
+	addr *url.URL
+	base string // the topics' first four levels
+}
+
+var ports = map[string]string{"mqtt": "1883", "tls": "8883", "ws": "80", "wss": "443"}
+
+// New checks the options. It opens nothing.
+func New(o Options) (*Cloud, error) {
+	u, err := url.Parse(o.URL)
+	if err != nil || ports[u.Scheme] == "" || u.Hostname() == "" {
+		return nil, fmt.Errorf("mqtt: url %q: want mqtt://, tls://, ws:// or wss:// and a host", o.URL)
+	}
+	if u.User != nil {
+		return nil, errors.New("mqtt: url: user and password do not belong in it: use username and password_file")
+	}
+	for _, level := range []string{o.Prefix, o.Organization, o.Project, o.Gateway} {
+		if level == "" || strings.ContainsAny(level, "/+#\x00") {
+			return nil, fmt.Errorf("mqtt: topic level %q: want a name without / + #", level)
+		}
+	}
+	if o.ClientID == "" {
+		return nil, errors.New("mqtt: client id is missing")
+	}
+	if u.Port() == "" {
+		u.Host = net.JoinHostPort(u.Hostname(), ports[u.Scheme])
+	}
+	if o.KeepAlive == 0 {
+		o.KeepAlive = 30 * time.Second
+	}
+	if o.PingWait == 0 {
+		o.PingWait = 10 * time.Second
+	}
+	if o.WriteWait == 0 {
+		o.WriteWait = 10 * time.Second
+	}
+	if o.Window == 0 {
+		o.Window = 32
+	}
+	if o.ReadSecret == nil {
+		o.ReadSecret = os.ReadFile
+	}
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{}).DialContext
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Cloud{o: o, addr: u, base: strings.Join([]string{o.Prefix, o.Organization, o.Project, o.Gateway}, "/")}, nil
+}
+
+// Name is "mqtt".
+func (c *Cloud) Name() string { return "mqtt" }
+
+// Limits are this client's own: MQTT 3.1.1 has no way for a broker to say its own.
+func (c *Cloud) Limits() cloud.Limits { return cloud.Limits{MaxBytes: maxPacket, Window: c.o.Window} }
+
+// secure makes the TLS configuration anew, so that renewed files are picked up.
+func (c *Cloud) secure() (*tls.Config, error) {
+	if c.addr.Scheme != "tls" && c.addr.Scheme != "wss" {
+		return nil, nil
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.addr.Hostname()}
+	if c.o.CAFile != "" {
+		pem, err := os.ReadFile(c.o.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("ca_file: %w", err)
+		}
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("ca_file: %s holds no PEM certificate", c.o.CAFile)
+		}
+	}
+	if c.o.CertFile != "" {
+		cert, err := os.ReadFile(c.o.CertFile)
+		if err != nil {
+			return nil, fmt.Errorf("cert_file: %w", err)
+		}
+		key, err := c.o.ReadSecret(c.o.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("key_file: %w", err)
+		}
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("cert_file %s and key_file: %w", c.o.CertFile, err)
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	return conf, nil
+}
+
+// Session is one connection to the broker.
+type Session struct {
+	o      *Options
+	base   string
+	client paho.Client
+
+	queue chan outgoing
+	hints chan cloud.Hint
+	done  chan struct{}
+	end   sync.Once
+	work  sync.WaitGroup
+
+	mu      sync.Mutex
+	link    *guard                   // nil until the connection is open
+	opening error                    // what went wrong below MQTT, unwrapped
+	err     error                    // why done
+	nonce   map[string]chan struct{} // probes not yet read back
+}
+
+type outgoing struct {
+	topic    string
+	retained bool
+	payload  []byte
+	ack      func(error)
+}
+
+// Dial connects, subscribes and says that the gateway is there.
+func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, error) {
+	conf, err := c.secure()
+	if err != nil {
+		return nil, &cloud.Error{Class: cloud.Denied, Op: "connect", Remedy: "mend the file named, in the configuration's home:", Err: err}
+	}
+	s := &Session{
+		o: &c.o, base: c.base,
+		queue: make(chan outgoing, c.o.Window+2), hints: make(chan cloud.Hint, 16), done: make(chan struct{}), nonce: map[string]chan struct{}{},
+	}
+	po := paho.NewClientOptions().AddBroker(c.addr.String()).
+		SetClientID(c.o.ClientID).SetProtocolVersion(4).SetCleanSession(false).
+		SetAutoReconnect(false).SetConnectRetry(false).SetOrderMatters(true).
+		SetKeepAlive(c.o.KeepAlive).SetPingTimeout(c.o.PingWait).SetWriteTimeout(c.o.WriteWait).SetConnectTimeout(30 * time.Second).
+		SetStore(paho.NewOrderedMemoryStore()).
+		SetDefaultPublishHandler(s.receive).
+		SetConnectionLostHandler(func(_ paho.Client, err error) { s.fail(classify("session", s.why(err))) }).
+		SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
+			conn, err := c.open(ctx, conf)
+			link := &guard{Conn: conn, writeWait: c.o.WriteWait, topics: len(subscribed)}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if err != nil {
+				s.opening = err
+				return nil, err
+			}
+			s.link = link
+			return link, nil
+		})
+	if c.o.Username != "" {
+		po.SetUsername(c.o.Username)
+	}
+	if c.o.Password != nil {
+		password, err := c.o.Password()
+		if err != nil {
+			return nil, &cloud.Error{Class: cloud.Denied, Op: "connect", Remedy: "mend home.password_file", Err: err}
+		}
+		po.SetPassword(password)
+	}
+	if will != nil {
+		po.SetBinaryWill(c.base+"/status", will, 1, true)
+	}
+	s.client = paho.NewClient(po)
+	token := s.client.Connect().(*paho.ConnectToken)
+	if err := s.wait(ctx, token); err != nil {
+		s.abandon()
+		if code := token.ReturnCode(); code >= 1 && code <= 5 {
+			return nil, refused(code)
+		}
+		return nil, classify("connect", s.why(err))
+	}
+	s.work.Add(1)
+	go s.write()
+	if err := s.subscribe(ctx); err != nil {
+		s.abandon()
+		return nil, err
+	}
+	if status != nil {
+		if err := s.enqueue(outgoing{s.base + "/status", true, status, func(error) {}}); err != nil {
+			s.abandon()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (c *Cloud) open(ctx context.Context, conf *tls.Config) (net.Conn, error) {
+	if c.addr.Scheme == "ws" || c.addr.Scheme == "wss" {
+		return paho.NewWebsocket(c.addr.String(), conf, 30*time.Second, nil, nil)
+	}
+	conn, err := c.o.Dial(ctx, "tcp", c.addr.Host)
+	if err != nil {
+		return nil, err
+	}
+	abortAfter(conn, c.o.KeepAlive+c.o.PingWait)
+	if conf == nil {
+		return conn, nil
+	}
+	secured := tls.Client(conn, conf)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return secured, nil
+}
+
+// refused explains a CONNACK (MQTT 3.1.1 §3.2.2.3, table 3.1).
+func refused(code byte) error {
+	e := &cloud.Error{Class: cloud.Denied, Op: "connect"}
+	switch code {
+	case 1:
+		e.Err, e.Remedy = errors.New("the broker does not speak MQTT 3.1.1"), "use a broker or listener that takes MQTT 3.1.1"
+	case 2:
+		e.Err, e.Remedy = errors.New("the broker refuses the client id"), "set home.client_id to what the broker expects"
+	case 3:
+		e.Class, e.Err, e.Remedy = cloud.Unreachable, errors.New("the broker says it is unavailable"), "look at the broker"
+	case 4:
+		e.Err, e.Remedy = errors.New("bad user name or password"), "check home.username and home.password_file against the broker's"
+	default:
+		e.Err, e.Remedy = errors.New("not authorized"), "check the broker's access rules for this user, client id or certificate"
+	}
+	return e
+}
+
+// classify finds the class and the remedy of a failure.
+func classify(op string, err error) error {
+	e := &cloud.Error{Class: cloud.Unreachable, Op: op, Err: err, Remedy: "check the network at the site, and that home.url names the broker's host and port"}
+	var (
+		verify  *tls.CertificateVerificationError
+		record  tls.RecordHeaderError
+		alert   tls.AlertError
+		invalid x509.CertificateInvalidError
+		name    x509.HostnameError
+	)
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		e.Class, e.Remedy = cloud.NotTrusted, "the broker's certificate is expired or not yet valid: look at the gateway's clock first, then at the certificate"
+	case errors.As(err, &name):
+		e.Class, e.Remedy = cloud.NotTrusted, "the broker's certificate is for another name: use that name in home.url"
+	case errors.As(err, &verify):
+		e.Class, e.Remedy = cloud.NotTrusted, "the broker's certificate is not from an authority that is trusted here: set home.ca_file to the authority's certificate"
+	case errors.As(err, &record):
+		e.Class, e.Remedy = cloud.NotTrusted, "the port does not speak TLS: check home.url (mqtt:// is usually 1883, tls:// 8883)"
+	case errors.As(err, &alert):
+		e.Class, e.Remedy = cloud.Denied, "the broker refused the TLS handshake: check home.cert_file and home.key_file, and that they are from an authority the broker trusts"
+	}
+	return e
+}
+
+// why prefers what the connection itself said to what the library makes of it.
+func (s *Session) why(err error) error {
+	s.mu.Lock()
+	link, opening := s.link, s.opening
+	s.mu.Unlock()
+	if opening != nil {
+		return opening
+	}
+	if link != nil {
+		if cause := link.cause(); cause != nil {
+			return cause
+		}
+	}
+	if err == nil {
+		err = errors.New("connection closed")
+	}
+	return err
+}
+
+// wait for a token, but never longer than ctx or the session.
+func (s *Session) wait(ctx context.Context, t paho.Token) error {
+	select {
+	case <-t.Done():
+		return t.Error()
+	case <-s.done:
+		return s.Err()
+	case <-ctx.Done():
+		return fmt.Errorf("no answer: %w", ctx.Err())
+	}
+}
+
+// subscribed is what is listened to, in one packet.
+var subscribed = []string{"probe", "orders", "acks"}
+
+func (s *Session) subscribe(ctx context.Context) error {
+	filters := map[string]byte{}
+	for _, name := range subscribed {
+		filters[s.base+"/"+name] = 1
+	}
+	token := s.client.SubscribeMultiple(filters, nil).(*paho.SubscribeToken)
+	if err := s.wait(ctx, token); err != nil {
+		return classify("subscribe", s.why(err))
+	}
+	for topic, code := range token.Result() {
+		if code == 0x80 {
+			return &cloud.Error{Class: cloud.Denied, Op: "subscribe", Err: fmt.Errorf("the broker refuses the subscription to %s", topic),
+				Remedy: "allow this user to read and write " + s.base + "/#"}
+		}
+	}
+	return nil
+}
+
+// receive takes every message. It must not block: acknowledgements wait behind it.
+func (s *Session) receive(_ paho.Client, m paho.Message) {
+	name, ok := strings.CutPrefix(m.Topic(), s.base+"/")
+	if !ok {
+		return
+	}
+	switch name {
+	case "probe":
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if seen := s.nonce[string(m.Payload())]; seen != nil {
+			close(seen)
+			delete(s.nonce, string(m.Payload()))
+		}
+	case "orders", "acks":
+		h := cloud.Hint{Topic: name, Payload: append([]byte(nil), m.Payload()...)}
+		for {
+			select {
+			case s.hints <- h:
+				return
+			default:
+			}
+			select { // the oldest gives way
+			case <-s.hints:
+			default:
+			}
+		}
+	}
+}
+
+func (s *Session) enqueue(out outgoing) error {
+	select {
+	case <-s.done:
+		return s.Err()
+	default:
+	}
+	select {
+	case s.queue <- out:
+		return nil
+	default:
+		return &cloud.Error{Class: cloud.Slow, Op: "publish", Err: errors.New("more publishes than the window"), Remedy: "wait for acknowledgements"}
+	}
+}
+
+// Publish sends m with QoS 1 to readings or alarms.
+func (s *Session) Publish(m cloud.Message, ack func(error)) error {
+	topic := s.base + "/readings"
+	if m.Kind == cloud.Alarm {
+		topic = s.base + "/alarms"
+	}
+	if len(m.Payload) > maxPacket {
+		return &cloud.Error{Class: cloud.TooLarge, Op: "publish", Err: fmt.Errorf("payload of %d bytes: want at most %d", len(m.Payload), maxPacket)}
+	}
+	return s.enqueue(outgoing{topic, false, m.Payload, ack})
+}
+
+// Status replaces the retained status and waits until the broker has it.
+func (s *Session) Status(ctx context.Context, status []byte) error {
+	answer := make(chan error, 1)
+	if err := s.enqueue(outgoing{s.base + "/status", true, status, func(err error) { answer <- err }}); err != nil {
+		return err
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return classify("status", fmt.Errorf("no answer: %w", ctx.Err()))
+	}
+}
+
+// write hands publishes to the client one after another: with a stuck socket that blocks, and must
+// not block the caller.
+func (s *Session) write() {
+	defer s.work.Done()
+	for {
+		select {
+		case <-s.done:
+			s.refuseQueued()
+			return
+		case out := <-s.queue:
+			token := s.client.Publish(out.topic, 1, out.retained, out.payload)
+			s.work.Add(1)
+			go func() { // at most the window of them, ending with the session
+				defer s.work.Done()
+				select {
+				case <-token.Done():
+					if err := token.Error(); err != nil {
+						out.ack(classify("publish", s.why(err)))
+						return
+					}
+					out.ack(nil)
+				case <-s.done:
+					out.ack(classify("publish", fmt.Errorf("unanswered when the session ended: %w", s.Err())))
+				}
+			}()
+		}
+	}
+}
+
+func (s *Session) refuseQueued() {
+	for {
+		select {
+		case out := <-s.queue:
+			out.ack(classify("publish", fmt.Errorf("not sent when the session ended: %w", s.Err())))
+		default:
+			return
+		}
+	}
+}
+
+// Prove publishes a nonce and waits until it is read back.
+func (s *Session) Prove(ctx context.Context) error {
+	var raw [16]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	nonce := hex.EncodeToString(raw[:])
+	seen := make(chan struct{})
+	s.mu.Lock()
+	s.nonce[nonce] = seen
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.nonce, nonce)
+	}()
+	acked := make(chan error, 1)
+	if err := s.enqueue(outgoing{s.base + "/probe", false, []byte(nonce), func(err error) { acked <- err }}); err != nil {
+		return err
+	}
+	said := "not acknowledged"
+	for {
+		select {
+		case <-seen:
+			return nil
+		case err := <-acked:
+			if err != nil {
+				return err
+			}
+			said, acked = "acknowledged", nil
+		case <-s.done:
+			return classify("prove", s.Err())
+		case <-ctx.Done():
+			return &cloud.Error{Class: cloud.Unproven, Op: "prove",
+				Err:    fmt.Errorf("what is published to %s/probe is %s and does not come back", s.base, said),
+				Remedy: "allow this user to read and write " + s.base + "/# in the broker's access rules"}
+		}
+	}
+}
+
+// Hints are orders' nudges and receivers' acknowledgements.
+func (s *Session) Hints() <-chan cloud.Hint { return s.hints }
+
+// Done is closed when the connection is lost or the session closed.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err is why.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+func (s *Session) fail(err error) {
+	s.end.Do(func() {
+		s.mu.Lock()
+		s.err = err
+		s.mu.Unlock()
+		close(s.done)
+	})
+}
+
+// Close says farewell with status, if there is one and the connection is up, and disconnects. A
+// broker that does not answer is left when ctx ends.
+func (s *Session) Close(ctx context.Context, status []byte) {
+	if status != nil {
+		_ = s.Status(ctx, status) // the will says the same if this does not arrive
+	}
+	s.abandon()
+}
+
+// abandon ends the session and everything that works for it.
+func (s *Session) abandon() {
+	orderly := s.Err() == nil
+	s.fail(&cloud.Error{Class: cloud.Unreachable, Op: "session", Err: errors.New("closed")})
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		quiesce := uint(0)
+		if orderly {
+			quiesce = 50 // ms, for the DISCONNECT, without which the broker would publish the will
+		}
+		s.client.Disconnect(quiesce)
+	}()
+	select {
+	case <-gone:
+	case <-time.After(2 * time.Second): // stuck in a write to a frozen broker
+	}
+	s.mu.Lock()
+	link := s.link
+	s.mu.Unlock()
+	if link != nil {
+		_ = link.Close()
+	}
+	<-gone
+	s.work.Wait()
+}
