@@ -88,7 +88,7 @@ const boiler = `sensors:
 `
 
 const (
-	wantName = "want a name of 1 to 64 characters without / + # and control characters, and without blanks at its ends"
+	wantName = "want a name of 1 to 64 characters (127 bytes) without / + # and control characters, and without blanks at its ends"
 	wantURL  = "want an address such as tls://broker.example.net:8883; mqtt://, tls://, ws:// or wss://"
 )
 
@@ -133,6 +133,7 @@ func TestMistakes(t *testing.T) {
 		{"password", home("home: {", "home: {username: u, «password: hunter2, "), "home.password: a secret in the file: password_file: with the name of a file (mode 0600), or password_file: credential:NAME; secrets never stand in the configuration"},
 		{"missing gateway", "«" + strings.TrimPrefix(base, "gateway: gw-1\n"), "gateway: missing: want id of this gateway: 1 to 64 of a-z 0-9 . _ -"},
 		{"missing home", "«gateway: gw-1\n", "home: missing: want where the readings go"},
+		{"nothing in home", "gateway: gw-1\n«home:\n", "home: no value: want a mapping of keys to values"},
 		{"missing project", strings.Replace(home(" project: cold-chain,", ""), "home:", "«home:", 1), "home.project: missing: want where readings go and are billed; third level of the topics"},
 
 		// Types.
@@ -239,6 +240,7 @@ func TestMistakes(t *testing.T) {
 		{"fleet without root", base + "«fleet: {repository: https://x}\n", "fleet.root_file: missing: want the fleet's root of trust"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			before, after, _ := strings.Cut(c.text, "«")
 			line, column := 1+strings.Count(before, "\n"), 1+utf8.RuneCountInString(before[strings.LastIndex(before, "\n")+1:])
 			if after == "" {
@@ -268,4 +270,289 @@ func TestTooMuch(t *testing.T) {
 	require.Equal(t, "h.yaml: 4002 more problems", p.List[1000].String()) // of 5000 repeats or strangers, and two missing keys
 }
 
-var _ = []any{os.Getenv, filepath.Join, yaml.Marshal, rapid.Check}
+// A file with many mistakes is mended in one go.
+func TestAllAtOnce(t *testing.T) {
+	_, err := load(`gateway: GW
+homes: {}
+sensors:
+  - name: a
+    driver: meter
+    every: 10
+    unit_id: x
+    channels:
+      - {name: b, unti: V}
+      - {name: b}
+  - {driver: metre}
+publish:
+  max_bytes: 1
+  alarms: [{channel: c/d, above: 1}, {channel: a/b}]
+buffer: {flush: 1, flush: 2, when_full: never}
+`)
+	require.EqualError(t, err, `h.yaml:1:1: home: missing: want where the readings go
+h.yaml:1:10: gateway: "GW": want 1 to 64 of a-z 0-9 . _ -
+h.yaml:2:1: homes: unknown key: did you mean home?
+h.yaml:4:5: sensors[0].port: missing: want the serial port
+h.yaml:6:12: sensors[0].every: "10": want a duration such as 500ms, 10s, 5m or 24h
+h.yaml:7:14: sensors[0].unit_id: "x": want a whole number
+h.yaml:9:19: sensors[0].channels[0].unti: unknown key: did you mean unit?
+h.yaml:11:5: sensors[1].name: missing: want name of the sensor; a channel's full name is sensor/channel
+h.yaml:11:14: sensors[1].driver: "metre": want one of gauge, meter; did you mean meter?
+h.yaml:13:14: publish.max_bytes: "1": want 256 to 256KiB
+h.yaml:14:38: publish.alarms[1].above: missing: want above, below or both
+h.yaml:15:17: buffer.flush: "1": want a duration such as 500ms, 10s, 5m or 24h
+h.yaml:15:20: buffer.flush: given twice: it once; it is already on line 15
+h.yaml:15:41: buffer.when_full: "never": want drop-oldest or stop-sampling`)
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := load(base + boiler)
+	require.NoError(t, err)
+	require.Empty(t, c.Warnings)
+	require.Equal(t, "/var/lib/homeward", c.State)
+	require.Equal(t, config.Home{Cloud: "mqtt", Organization: "acme", Project: "cold-chain", Product: "box", URL: "mqtt://localhost", Prefix: "homeward"}, c.Home)
+	require.Equal(t, config.Publish{
+		Format: "rows", MaxBytes: 1024, MaxAge: config.Duration(5 * time.Minute), Acknowledge: "proven", BacklogShare: 0.5,
+	}, c.Publish)
+	require.Equal(t, config.Operations{BillingDay: 1, Reserve: 0.1, AtLimit: "hold"}, c.Operations)
+	require.Equal(t, config.Buffer{MaxBytes: 512e6, KeepFree: 256e6, Flush: config.Duration(time.Second), WhenFull: "drop-oldest"}, c.Buffer)
+	require.Nil(t, c.Fleet)
+	require.Nil(t, c.Update)
+	require.Empty(t, c.Status.Listen)
+	s := c.Sensors[0]
+	require.Equal(t, config.Duration(10*time.Second), s.Every)
+	require.Equal(t, config.Duration(time.Second), s.Timeout)
+	require.Equal(t, "boiler/flow", s.Full(s.Channels[0].Name))
+	require.Equal(t, drivers.Unit("Cel"), *s.Channels[0].Unit)
+
+	empty, err := load(base + boiler + "publish:\nbuffer: {}\nstatus: ~\n") // everything below commented out
+	require.NoError(t, err)
+	require.Equal(t, c, empty)
+}
+
+func TestTimeoutFollowsEvery(t *testing.T) {
+	c, err := load(base + strings.Replace(boiler, "unit_id: 1", "unit_id: 1, every: 100ms", 1))
+	require.NoError(t, err)
+	require.Equal(t, config.Duration(100*time.Millisecond), c.Sensors[0].Timeout)
+	require.Empty(t, c.Warnings)
+}
+
+func TestChannelsTakeAfterTheirSensor(t *testing.T) {
+	c, err := load(base + `sensors:
+  - name: a
+    driver: gauge
+    port: /dev/x
+    unit_id: 7
+    deadband: 0.5
+    on_change: true
+    min: -1
+    max: 1_000
+    bits: [0x10, 3]
+    ratio: 1e-1
+    late: 2s
+    echo: true
+    channels:
+      - {name: plain}
+      - {name: own, deadband: 0, on_change: false, min: -2, max: 2.5}
+`)
+	require.NoError(t, err)
+	s := c.Sensors[0]
+	require.Equal(t, 0.5, *s.Channels[0].Deadband)
+	require.True(t, *s.Channels[0].OnChange)
+	require.Equal(t, -1.0, *s.Channels[0].Min)
+	require.Equal(t, 1000.0, *s.Channels[0].Max)
+	require.Zero(t, *s.Channels[1].Deadband)
+	require.False(t, *s.Channels[1].OnChange)
+	require.Equal(t, -2.0, *s.Channels[1].Min)
+	require.Equal(t, 2.5, *s.Channels[1].Max)
+	m := s.Options.(*meter)
+	require.Equal(t, 7, *m.UnitID)
+	require.Equal(t, []int{16, 3}, m.Bits)
+	require.Equal(t, float32(0.1), m.Ratio)
+	require.Equal(t, 2*time.Second, m.Late)
+	require.True(t, m.Echo)
+}
+
+func TestWarnings(t *testing.T) {
+	for _, c := range []struct{ name, text, code, path, say string }{
+		{"no sensors", base, config.CodeWarning, "sensors", "nothing will be read"},
+		{"not encrypted", strings.Replace(base, "localhost", "broker.example.net", 1) + boiler, config.CodeWarning, "home.url", "not encrypted"},
+		{"not encrypted websocket", strings.Replace(base, "mqtt://localhost", "ws://192.0.2.1", 1) + boiler, config.CodeWarning, "home.url", "not encrypted"},
+		{"time-out longer than every", base + strings.Replace(boiler, "unit_id: 1", "unit_id: 1, every: 1s, timeout: 2s", 1), config.CodeWarning, "sensors[0].timeout", "longer than every"},
+		{"unknown unit", base + strings.Replace(boiler, "unit: Cel", "unit: °C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `"°C"`},
+		{"open status page", base + boiler + "status: {listen: \":8080\"}\n", config.CodeWarning, "status.listen", "no password"},
+		{"fleet", base + boiler + "fleet: {repository: https://f, root_file: /r}\n", config.CodeNotInThisRelease, "fleet", "does not act on it"},
+		{"update", base + boiler + "update: {window: \"22:00-02:00\"}\n", config.CodeNotInThisRelease, "update", "does not act on it"},
+		{"at_limit", base + boiler + "operations: {at_limit: thin}\n", config.CodeNotInThisRelease, "operations.at_limit", "does not act on it"},
+		{"reserve", base + boiler + "operations: {reserve: 5%}\n", config.CodeNotInThisRelease, "operations.reserve", "does not act on it"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := load(c.text)
+			require.NoError(t, err)
+			require.Len(t, got.Warnings, 1)
+			w := got.Warnings[0]
+			require.Equal(t, c.code, w.Code)
+			require.Equal(t, c.path, w.Path)
+			require.Contains(t, w.Text, c.say)
+			require.NotEmpty(t, w.Remedy)
+			require.Positive(t, w.Line)
+		})
+	}
+	for _, host := range []string{"localhost", "127.0.0.1", "[::1]:1884"} {
+		got, err := load(strings.Replace(base, "localhost", host, 1) + boiler)
+		require.NoError(t, err)
+		require.Empty(t, got.Warnings, host)
+	}
+}
+
+func TestStateVariable(t *testing.T) {
+	t.Setenv(config.StateVariable, "/srv/homeward/")
+	c, err := load(base)
+	require.NoError(t, err)
+	require.Equal(t, "/srv/homeward", c.State)
+	c, err = load(base + "state: /srv/homeward\n")
+	require.NoError(t, err)
+	require.Equal(t, "/srv/homeward", c.State)
+	_, err = load(base + "state: /var/lib/homeward\n")
+	require.EqualError(t, err, `h.yaml:3:8: state: "/var/lib/homeward": want "/srv/homeward/", as $HOMEWARD_STATE says, or leave state out`)
+}
+
+func TestLoad(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "homeward.yaml")
+	_, err := config.Load(path, meters)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.NoError(t, os.WriteFile(path, []byte(base+boiler), 0o600))
+	c, err := config.Load(path, meters)
+	require.NoError(t, err)
+	require.Equal(t, "gw-1", c.Gateway)
+	require.NoError(t, os.WriteFile(path, []byte("x"), 0o600))
+	_, err = config.Load(path, meters)
+	require.EqualError(t, err, path+`:1:1: "x": want a mapping of keys to values`)
+}
+
+func TestDiff(t *testing.T) {
+	old, err := load(base + boiler)
+	require.NoError(t, err)
+	again, err := load(base + boiler)
+	require.NoError(t, err)
+	require.Empty(t, config.Diff(old, again))
+	require.Empty(t, config.RestartNeeded(old, again))
+
+	next, err := load(strings.Replace(strings.Replace(base, "cold-chain", "warm-chain", 1), "localhost", "127.0.0.1", 1) +
+		"state: /srv\n" + strings.Replace(boiler, "unit_id: 1", "unit_id: 2", 1) + "buffer: {flush: 2s}\n")
+	require.NoError(t, err)
+	require.Equal(t, []config.Change{
+		{Path: "state", Restart: true}, {Path: "home.project", Restart: true}, {Path: "home.url", Restart: true},
+		{Path: "sensors"}, {Path: "buffer"},
+	}, config.Diff(old, next))
+	require.Equal(t, "changed, but not applied until a restart: state, home.project, home.url", config.RestartNeeded(old, next))
+
+	next, err = load(base + boiler + "status: {listen: 127.0.0.1:1}\n")
+	require.NoError(t, err)
+	require.Equal(t, []config.Change{{Path: "status"}}, config.Diff(old, next))
+	require.Empty(t, config.RestartNeeded(old, next))
+}
+
+// What is written from a configuration reads back as the same.
+func TestMarshal(t *testing.T) {
+	c, err := load(base + "status: {listen: 127.0.0.1:8080}\noperations: {per_month: 7200, billing_day: 31}\nfleet: {repository: https://f, root_file: /r}\nupdate: {window: \"22:30-02:00\", daily_bytes: 20MB}\n")
+	require.NoError(t, err)
+	text, err := yaml.Marshal(c)
+	require.NoError(t, err)
+	again, err := load(string(text))
+	require.NoError(t, err, string(text))
+	again.Warnings, c.Warnings = nil, nil
+	require.Equal(t, c, again)
+}
+
+func TestValuesReadBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := config.Duration(rapid.Int64Range(0, int64(1000*time.Hour)).Draw(t, "duration"))
+		s := config.Size(rapid.Int64Range(0, 1<<50).Draw(t, "size")) * config.Size(rapid.SampledFrom([]int{1, 1000, 1024, 1_000_000}).Draw(t, "unit"))
+		p := config.Percent(float64(rapid.IntRange(0, 1000).Draw(t, "permille")) / 1000)
+		var d2 config.Duration
+		require.NoError(t, d2.UnmarshalText([]byte(d.String())))
+		require.Equal(t, d, d2)
+		var s2 config.Size
+		require.NoError(t, s2.UnmarshalText([]byte(s.String())))
+		require.Equal(t, s, s2)
+		var p2 config.Percent
+		require.NoError(t, p2.UnmarshalText([]byte(p.String())), p.String())
+		require.InDelta(t, float64(p), float64(p2), 1e-9)
+	})
+	require.Equal(t, "5m", config.Duration(5*time.Minute).String())
+	require.Equal(t, "24h", config.Duration(24*time.Hour).String())
+	require.Equal(t, "10s", config.Duration(10*time.Second).String())
+	require.Equal(t, "1h1m1s", config.Duration(time.Hour+time.Minute+time.Second).String())
+	require.Equal(t, "0s", config.Duration(0).String())
+	require.Equal(t, "512MB", config.Size(512e6).String())
+	require.Equal(t, "256KiB", config.Size(256<<10).String())
+	require.Equal(t, "1024", config.Size(1024).String())
+}
+
+func TestValues(t *testing.T) {
+	for text, want := range map[string]config.Size{"0": 0, "1024": 1024, "64KB": 64000, "64KiB": 65536, "512MB": 512e6, "2GB": 2e9, "1TiB": 1 << 40, "7B": 7} {
+		var s config.Size
+		require.NoError(t, s.UnmarshalText([]byte(text)))
+		require.Equal(t, want, s, text)
+	}
+	for _, text := range []string{"", "KB", "-1", "+1", "1.5MB", "1 MB", "1mb", "1M", "0x10", "1_000", "9223372036854775808", "9300000TB", "1KBB"} {
+		require.Error(t, new(config.Size).UnmarshalText([]byte(text)), text)
+	}
+	for _, text := range []string{"", "10", "101%", "-1%", "%", "1e1%", "NaN%", "0x1p1%", "Inf%", "10 %"} {
+		require.Error(t, new(config.Percent).UnmarshalText([]byte(text)), text)
+	}
+	for _, text := range []string{"", "1", "-1s", "+1s", "1d", "1 s", "s", "9999999999h"} {
+		require.Error(t, new(config.Duration).UnmarshalText([]byte(text)), text)
+	}
+	for _, text := range []string{"", "2-5", "02:00", "02:00-24:00", "02:00-02:00", "2:00-5:00", "02:00-05:60", "02:00-05:00-06:00"} {
+		require.Error(t, new(config.Window).UnmarshalText([]byte(text)), text)
+	}
+	var w config.Window
+	require.NoError(t, w.UnmarshalText([]byte("22:30-02:00")))
+	require.Equal(t, config.Window{From: 22*time.Hour + 30*time.Minute, To: 2 * time.Hour}, w)
+}
+
+func TestReadSecret(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, content string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(content), mode))
+		require.NoError(t, os.Chmod(path, mode))
+		return path
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	for name, content := range map[string]string{"plain": "hunter2", "newline": "hunter2\n", "crlf": "hunter2\r\n"} {
+		secret, err := config.ReadSecret(file(name, content, 0o600))
+		require.NoError(t, err)
+		require.Equal(t, "hunter2", string(secret), name)
+	}
+	secret, err := config.ReadSecret(file("two", "hunter2\n\n", 0o400))
+	require.NoError(t, err)
+	require.Equal(t, "hunter2\n", string(secret), "only one newline is not part of it")
+
+	file("mqtt", "hunter2\n", 0o440) // systemd's own modes
+	secret, err = config.ReadSecret("credential:mqtt")
+	require.NoError(t, err)
+	require.Equal(t, "hunter2", string(secret))
+
+	open := file("open", "hunter2", 0o640)
+	for ref, want := range map[string]string{
+		open:                            "config: secret " + open + ": mode 0640 lets others at it: chmod 600 " + open,
+		file("world", "hunter2", 0o604): "chmod 600",
+		file("empty", "\n", 0o600):      "is empty",
+		file("large", strings.Repeat("x", 1<<17), 0o600): "larger than 65536 bytes",
+		dir:                           "is no regular file",
+		filepath.Join(dir, "missing"): "no such file",
+		"credential:missing":          "no such file",
+		"credential:../etc/passwd":    "want a name of letters",
+		"credential:..":               "want a name of letters",
+		"credential:":                 "want a name of letters",
+	} {
+		_, err := config.ReadSecret(ref)
+		require.ErrorContains(t, err, want, ref)
+		require.NotContains(t, err.Error(), "hunter2")
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", "")
+	_, err = config.ReadSecret("credential:mqtt")
+	require.ErrorContains(t, err, "LoadCredential=mqtt:FILE")
+}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
@@ -85,7 +86,8 @@ func (d *decoder) parse(data []byte) (root ast.Node) {
 		if errors.As(err, &y) {
 			message = y.GetMessage()
 			if tk := y.GetToken(); tk != nil && tk.Position != nil {
-				line, column = tk.Position.Line, tk.Position.Column
+				// The parser may place the end of the file behind it.
+				line, column = min(tk.Position.Line, 1+bytes.Count(data, []byte("\n"))), max(tk.Position.Column, 1)
 			}
 		}
 		whole(line, column, "syntax error", strings.NewReplacer("\n", " ", "\t", `\t`).Replace(message)+".")
@@ -113,7 +115,8 @@ func badText(data []byte) (line, column int) {
 	for len(data) > 0 {
 		r, n := utf8.DecodeRune(data)
 		switch {
-		case r == utf8.RuneError && n == 1, r < ' ' && r != '\n' && r != '\r' && r != '\t', r == 0x7f:
+		case r == utf8.RuneError && n == 1, r < ' ' && r != '\n' && r != '\r' && r != '\t', r == 0x7f,
+			r == '\r' && !bytes.HasPrefix(data, []byte("\r\n")):
 			return line, column
 		case r == '\n':
 			line, column = line+1, 0
@@ -273,8 +276,11 @@ func (d *decoder) decode(n ast.Node, v reflect.Value, path string) {
 			return
 		case v.Kind() == reflect.Struct:
 			setDefaults(v)
-			if kind != "null" {
+			switch required := slices.ContainsFunc(fields(v), func(f field) bool { return f.required }); {
+			case kind != "null":
 				d.structs(n, path, v)
+			case required:
+				d.problem(path, "no value", wants(v))
 			}
 			return
 		case v.Kind() == reflect.Slice:
@@ -545,6 +551,9 @@ func scalar(n ast.Node) (text, kind string) {
 	case nil, *ast.NullNode:
 		return "", "null"
 	case *ast.StringNode:
+		if n.Token.Type == token.StringType && isFloat(n.Value) { // the parser takes 1e-3 for a text
+			return n.Value, "number"
+		}
 		return n.Value, "text"
 	case *ast.LiteralNode:
 		return n.Value.Value, "text"
@@ -558,6 +567,11 @@ func scalar(n ast.Node) (text, kind string) {
 		return "", "list"
 	}
 	return n.GetToken().Value, "text"
+}
+
+// isFloat is YAML 1.2.2's rule for plain numbers, §10.3.2.
+func isFloat(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune("0123456789.eE+-", r) }) && kindOf(s) == "number"
 }
 
 func position(n ast.Node) place {

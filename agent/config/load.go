@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -67,6 +68,7 @@ func (d *decoder) check(c *Config, getenv func(string) string) {
 	d.checkState(c, getenv)
 	d.checkHome(c)
 	d.checkSensors(c)
+	d.checkFit(c)
 	d.checkAlarms(c)
 	d.checkStatus(c)
 	d.checkLater(c)
@@ -360,6 +362,35 @@ func (d *decoder) checkAlarms(c *Config) {
 			d.problem(path+".above", d.shown(path+".above"), "not less than below: every value would be an alarm")
 		}
 	}
+}
+
+// onePayload is a payload of one reading with the longest numbers, without its names.
+const onePayload = `{"gw":"","e":4294967295,"s":18446744073709551615,"n":1,"t":9007199254740992,"g":[{"c":[""],"u":[""],"r":[[0,-1.7976931348623157e+308]],"q":[[null,"stale-clock"]]}]}`
+
+// checkFit makes sure that each reading fits into a payload.
+func (d *decoder) checkFit(c *Config) {
+	most, channel := 0, ""
+	for i := range c.Sensors {
+		for _, ch := range c.Sensors[i].Channels {
+			full := c.Sensors[i].Full(ch.Name)
+			n := len(onePayload) + len(c.Gateway) + jsonSize(full)
+			if ch.Unit != nil {
+				n += jsonSize(string(*ch.Unit))
+			}
+			if n > most {
+				most, channel = n, full
+			}
+		}
+	}
+	if int64(c.Publish.MaxBytes) < int64(most) {
+		d.problem("publish.max_bytes", quote(c.Publish.MaxBytes.String()), fmt.Sprintf("at least %d, for one reading of %s, or a shorter name", most, channel))
+	}
+}
+
+// jsonSize is the most bytes that s takes inside of a JSON string.
+func jsonSize(s string) int {
+	text, _ := json.Marshal(s) // a string cannot fail
+	return len(text) - 2
 }
 
 // unsure says that a channel may well be one of a sensor that has problems of its own.

@@ -74,8 +74,8 @@ func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 func (s Size) String() string {
 	best := strconv.FormatInt(int64(s), 10)
 	for _, u := range sizeUnits {
-		if u.factor > 1 && s > 0 && int64(s)%u.factor == 0 {
-			if short := strconv.FormatInt(int64(s)/u.factor, 10) + u.name; len(short) < len(best) {
+		if u.factor > 1 && s > 1024 && int64(s)%u.factor == 0 { // 1024 is how everyone writes it
+			if short := strconv.FormatInt(int64(s)/u.factor, 10) + u.name; len(short) <= len(best) {
 				best = short
 			}
 		}
