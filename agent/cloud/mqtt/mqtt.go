@@ -254,10 +254,12 @@ func (c *Cloud) open(ctx context.Context, conf *tls.Config) (net.Conn, error) {
 	secured := tls.Client(conn, conf)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errHandshake, err)
 	}
 	return secured, nil
 }
+
+var errHandshake = errors.New("TLS handshake")
 
 // refused explains a CONNACK (MQTT 3.1.1 §3.2.2.3, table 3.1).
 func refused(code byte) error {
@@ -283,7 +285,7 @@ func classify(op string, err error) error {
 	var (
 		verify  *tls.CertificateVerificationError
 		record  tls.RecordHeaderError
-		alert   tls.AlertError
+		remote  *net.OpError
 		invalid x509.CertificateInvalidError
 		name    x509.HostnameError
 	)
@@ -296,8 +298,10 @@ func classify(op string, err error) error {
 		e.Class, e.Remedy = cloud.NotTrusted, "the broker's certificate is not from an authority that is trusted here: set home.ca_file to the authority's certificate"
 	case errors.As(err, &record):
 		e.Class, e.Remedy = cloud.NotTrusted, "the port does not speak TLS: check home.url (mqtt:// is usually 1883, tls:// 8883)"
-	case errors.As(err, &alert):
+	case errors.As(err, &remote) && remote.Op == "remote error": // a TLS alert
 		e.Class, e.Remedy = cloud.Denied, "the broker refused the TLS handshake: check home.cert_file and home.key_file, and that they are from an authority the broker trusts"
+	case errors.Is(err, errHandshake):
+		e.Remedy = "the port may not speak TLS, or the network cuts it: check home.url (mqtt:// is usually 1883, tls:// 8883)"
 	}
 	return e
 }
