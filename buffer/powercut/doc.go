@@ -16,5 +16,6 @@
 // What it does not model: a card that lies about flushes, or that damages
 // sectors which were not being written.
 //
-// It needs Linux, root, /dev/fuse and loop devices; [Missing] tells.
+// It needs Linux on amd64 or arm64 (go-fuse does not build on 32-bit ARM), root,
+// /dev/fuse and loop devices; [Missing] tells.
 package powercut

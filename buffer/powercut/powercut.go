@@ -1,4 +1,4 @@
-//go:build linux
+//go:build linux && (amd64 || arm64)
 
 package powercut
 
@@ -44,7 +44,10 @@ func Main() {
 	if unix.Unshare(unix.CLONE_NEWNS) != nil || unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") != nil {
 		return
 	}
-	err := syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), aloneEnv+"=1"))
+	err := os.Setenv(aloneEnv, "1")
+	if err == nil {
+		err = syscall.Exec("/proc/self/exe", os.Args, os.Environ())
+	}
 	fmt.Fprintln(os.Stderr, "powercut: restart in an own mount namespace:", err)
 	os.Exit(1)
 }
