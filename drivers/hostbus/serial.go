@@ -58,14 +58,8 @@ func OpenSerial(path string, line drivers.Line) (drivers.Port, error) {
 	} else if err != nil {
 		return fail("%w", err)
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || info.Mode()&fs.ModeCharDevice == 0 {
+	if info.Mode()&fs.ModeCharDevice == 0 { // not even opened
 		return fail("%w: it is not a serial port", drivers.ErrWrong)
-	}
-	dev := deviceOf(stat)
-
-	if h, ok := rival(dev); ok {
-		return fail("it is in use by %s", h)
 	}
 	// go.bug.st opens without O_CLOEXEC: no child may start until that is mended.
 	syscall.ForkLock.RLock()
@@ -82,14 +76,29 @@ func OpenSerial(path string, line drivers.Line) (drivers.Port, error) {
 		return fail("%w", err)
 	}
 	p := &serialPort{path: path, line: line, fd: fd}
+	if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil {
+		unix.Close(fd)
+		return fail("%w: it is not a serial port", drivers.ErrWrong)
+	}
+	var stat syscall.Stat_t
+	if err := syscall.Fstat(fd, &stat); err != nil {
+		unix.Close(fd)
+		return fail("%w", err)
+	}
+	dev := deviceOf(&stat)
+	if h, ok := rival(dev, fd); ok {
+		unix.Close(fd)
+		return fail("it is in use by %s", h)
+	}
 	// An flock is also refused within one process.
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		unix.Close(fd)
 		return fail("it is in use: someone, perhaps this process, has locked it (fuser -v %s names whom)", path)
 	}
 	if p.port, err = serial.Open(path, mode); err != nil {
+		_, still := unix.IoctlGetTermios(fd, unix.TCGETS) // PortError hides its cause
 		unix.Close(fd)
-		if isGone(err) {
+		if isGone(err) || still != nil {
 			return fail("%w: %w", drivers.ErrGone, err)
 		}
 		var pe *serial.PortError
@@ -292,11 +301,14 @@ func deviceOf(s *syscall.Stat_t) device {
 	return d
 }
 
-// rival finds a process that has dev open. Who keeps the other end of a
+// rival finds a process that has dev open, other than by our own descriptor. Who keeps the other end of a
 // pseudo-terminal often keeps this end too, so that it outlives its users (socat
 // does): such a process is no rival.
-func rival(dev device) (holder, bool) {
+func rival(dev device, own int) (holder, bool) {
 	for h := range holders(dev, "[0-9]*") {
+		if h.pid == os.Getpid() && h.fd == own {
+			continue
+		}
 		if !dev.isPty() || !hasPtmx(h.pid) {
 			return h, true
 		}

@@ -305,6 +305,20 @@ func TestBabble(t *testing.T) {
 	require.Less(t, w.t.Sub(begin), timeout+150*time.Millisecond)
 }
 
+// TestStale: a whole, right reply that was there before the request answers nothing.
+func TestStale(t *testing.T) {
+	w := newWire("19200-8E1")
+	s := w.open(t, new(drivers.Shared), one(1))
+	w.onWrite = func(end time.Time, _ []byte) { w.deliver(end, registers(1, 3, 42)) }
+	for _, stray := range [][]byte{registers(1, 3, 666), []byte("noise"), {1}, {1, 3, 2}} {
+		w.deliver(w.t.Add(-time.Millisecond), stray) // some of it is still on its way
+		v, err := readOne(s)
+		require.NoError(t, err)
+		require.Equal(t, 42.0, v)
+		w.t = w.t.Add(time.Second)
+	}
+}
+
 func TestGone(t *testing.T) {
 	w := newWire("19200-8E1")
 	s := w.open(t, new(drivers.Shared), one(1))

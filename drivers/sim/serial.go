@@ -150,17 +150,16 @@ func openRaw() (ptm, pts *os.File, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := pts.SyscallConn()
+	defer ptm.Close() // it blocks: Close would not wake a Read
+	fd, err := unix.FcntlInt(ptm.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err == nil {
-		cerr := conn.Control(func(fd uintptr) { err = setRaw(int(fd)) })
-		err = errors.Join(err, cerr)
+		if err = errors.Join(setRaw(int(pts.Fd())), unix.SetNonblock(fd, true)); err == nil {
+			return os.NewFile(uintptr(fd), ptm.Name()), pts, nil
+		}
+		unix.Close(fd)
 	}
-	if err != nil {
-		ptm.Close()
-		pts.Close()
-		return nil, nil, err
-	}
-	return ptm, pts, nil
+	pts.Close()
+	return nil, nil, err
 }
 
 func setRaw(fd int) error {
