@@ -1,0 +1,8 @@
+package config_test
+
+import (
+	"homeward/drivers"
+	"homeward/drivers/modbus"
+)
+
+var factories = []drivers.Factory{modbus.Factory}
