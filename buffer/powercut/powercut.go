@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,10 +26,10 @@ const aloneEnv = "HOMEWARD_POWERCUT_ALONE" // set in a process with a mount name
 // it restarts the program in a mount namespace of its own, so that no mount
 // can outlive it; without the right to do so it returns and [Missing] says why.
 func Main() {
-	if dir := os.Getenv(serveEnv); dir != "" {
-		size, err := strconv.ParseInt(os.Getenv(serveEnv+"_SIZE"), 10, 64)
+	if s := os.Getenv(serveEnv); s != "" {
+		size, err := strconv.ParseInt(s, 10, 64)
 		if err == nil {
-			err = serve(dir, size)
+			err = serve(size)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -78,8 +79,9 @@ type Disk struct {
 	dir     string
 	proc    *exec.Cmd
 	rpc     *rpc.Client
-	loop    string // of the mount; "" when not mounted
 	fuseDir string
+	fuse    bool   // mounted
+	loop    string // of the mount; "" when not mounted
 }
 
 // New starts a disk with an empty ext4 and mounts it. It works below dir, an
@@ -98,28 +100,54 @@ func (d *Disk) start() error {
 			return fmt.Errorf("powercut: %w", err)
 		}
 	}
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), serveEnv+"="+d.fuseDir, serveEnv+"_SIZE="+strconv.Itoa(Size))
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is for the test; the disk ends by its pipe
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return fmt.Errorf("powercut: %w", err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return fmt.Errorf("powercut: %w", err)
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("powercut: start the disk: %w", err)
-	}
-	d.proc, d.rpc = cmd, rpc.NewClient(stdio{out, in})
-	if _, err := d.Counts(); err != nil { // it answers once it is mounted
+	if err := d.serve(); err != nil {
 		return fmt.Errorf("powercut: start the disk: %w", err)
 	}
 	return d.attach(func(loop string) error {
 		return run("mkfs.ext4", "-q", loop)
 	})
+}
+
+// starting: no mount may go while a new disk's process still holds its copy of
+// it (see detachRigs).
+var starting sync.Mutex
+
+// serve mounts the FUSE file system and starts its process.
+func (d *Disk) serve() error {
+	starting.Lock()
+	defer starting.Unlock()
+	conn, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() // the process alone keeps it, so that the connection ends with it
+	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,max_read=%d", conn.Fd(), maxWrite)
+	if err := unix.Mount("homeward-powercut", d.fuseDir, fuseType, unix.MS_NODEV|unix.MS_NOSUID, opts); err != nil {
+		return fmt.Errorf("mount a FUSE file system at %s: %w", d.fuseDir, err)
+	}
+	d.fuse = true
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), serveEnv+"="+strconv.Itoa(Size))
+	cmd.Stderr = os.Stderr
+	cmd.ExtraFiles = []*os.File{conn}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid:      true, // an interrupt is for the test; the disk ends by its pipe
+		Unshareflags: unix.CLONE_NEWNS,
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	d.proc, d.rpc = cmd, rpc.NewClient(stdio{out, in})
+	_, err = d.Counts() // it answers once it serves
+	return err
 }
 
 // Path is where the file system is mounted.
@@ -219,6 +247,8 @@ func (d *Disk) Unmount() error {
 	if d.loop == "" {
 		return nil
 	}
+	starting.Lock()
+	defer starting.Unlock()
 	var err error
 	for range 500 { // a killed process lets go of its files a moment later
 		if err = unix.Unmount(d.Path(), 0); !errors.Is(err, unix.EBUSY) {
@@ -251,6 +281,10 @@ func (d *Disk) Close() error {
 	if d.proc != nil {
 		err = errors.Join(err, d.proc.Wait())
 		d.proc = nil
+	}
+	if d.fuse {
+		err = errors.Join(err, unix.Unmount(d.fuseDir, unix.MNT_DETACH))
+		d.fuse = false
 	}
 	return err
 }

@@ -4,21 +4,25 @@ package powercut
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/rpc"
 	"os"
+	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 const (
-	serveEnv = "HOMEWARD_POWERCUT_SERVE" // the folder to mount at, in the process that is the disk
+	serveEnv = "HOMEWARD_POWERCUT_SERVE" // the size in bytes, in the process that is the disk
 	diskName = "disk"                    // of the one file there
+	fuseType = "fuse.powercut"
+	maxWrite = 1 << 20
 )
 
 // disk is the FUSE file system and, under the name Disk, the RPC service.
@@ -131,30 +135,48 @@ type stdio struct {
 	io.WriteCloser
 }
 
-// serve is the process that is the disk. It ends when its maker does.
-func serve(dir string, size int64) error {
+// serve is the process that is the disk. It ends when its maker does. The FUSE
+// connection is file 3.
+//
+// It runs in a mount namespace without any of the maker's mounts: if this were
+// the last process to hold the ext4 above its own disk, its exit would unmount
+// it and wait for itself for ever.
+func serve(size int64) error {
+	if err := detachRigs(); err != nil {
+		return err
+	}
 	d := &disk{size: size, dark: make(chan struct{})}
 	d.c = newCache(size, func() { close(d.dark) })
-	server, err := fs.Mount(dir, d, &fs.Options{MountOptions: fuse.MountOptions{
-		DirectMountStrict: true,
-		DisableXAttrs:     true,
-		FsName:            "homeward-powercut",
-		Name:              "powercut",
-		MaxWrite:          1 << 20,
+	server, err := fs.Mount("/dev/fd/3", d, &fs.Options{MountOptions: fuse.MountOptions{
+		DisableXAttrs: true,
+		MaxWrite:      maxWrite,
 	}})
 	if err != nil {
-		return fmt.Errorf("powercut: mount a FUSE file system at %s: %w", dir, err)
+		return fmt.Errorf("powercut: serve the FUSE connection: %w", err)
 	}
 	r := rpc.NewServer()
 	if err := r.RegisterName("Disk", service{d}); err != nil {
 		return err
 	}
 	r.ServeConn(stdio{os.Stdin, os.Stdout}) // until the other end is gone
-	// A loop device may still hold the file, so the mount is only detached here;
-	// its end comes with this process.
-	if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.EINVAL) {
-		return fmt.Errorf("powercut: detach %s: %w", dir, err)
+	runtime.KeepAlive(server)
+	return nil
+}
+
+// detachRigs takes the mounts of this rig out of a namespace.
+func detachRigs() error {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return fmt.Errorf("powercut: %w", err)
 	}
-	_ = server // kept for its goroutines
+	for _, line := range strings.Split(string(mounts), "\n") {
+		f := strings.Fields(line) // device, mount point, type, …
+		if len(f) < 3 || f[2] != fuseType && !(f[2] == "ext4" && strings.HasPrefix(f[0], "/dev/loop")) {
+			continue
+		}
+		if err := unix.Unmount(f[1], unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("powercut: detach %s: %w", f[1], err)
+		}
+	}
 	return nil
 }
