@@ -15,6 +15,7 @@ import (
 
 const (
 	openRW        = os.O_RDWR
+	openRO        = os.O_RDONLY
 	suffixNew     = ".new"      // being made; never read
 	suffixSalvage = ".salvaged" // whole; takes the place of a damaged file of the name before it
 	suffixDamaged = ".damaged"  // set aside, never read again

@@ -279,6 +279,9 @@ func (b *Buffer) release(job *sealJob) {
 		close(b.freed)
 		b.freed = nil
 	}
+	if len(b.anchors) <= 8 { // a few more cost nothing
+		return
+	}
 	keep := map[[16]byte]bool{b.lastBoot: true, b.anchored: true}
 	for i := range b.halves {
 		if i != job.half {

@@ -82,6 +82,14 @@ func (b *Buffer) openBolt(name string, limit int, readOnly bool) (db *bolt.DB, e
 			return nil, fmt.Errorf("%w: empty", errDamaged)
 		}
 	}
+	if !readOnly { // an empty one would be initialised in place, which a power cut could leave half done: only createBolt may
+		info, serr := b.fs.Stat(b.path(name))
+		if serr == nil {
+			if err := b.checkFile(name); err != nil {
+				return nil, fmt.Errorf("%s, %d bytes: %w", name, info.Size(), err)
+			}
+		}
+	}
 	err = guard(func() error {
 		db, err = bolt.Open(b.path(name), filePerm, opt)
 		return err

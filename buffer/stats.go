@@ -149,12 +149,12 @@ func (b *Buffer) verifyMeta(say func(string, ...any)) {
 		say("%s: missing", metaName)
 		return
 	}
+	if err := b.checkFile(metaName); err != nil {
+		say("%s: %v", metaName, err)
+	}
 	m := newLoaded()
 	err := guard(func() error {
 		return b.meta.View(func(tx *bolt.Tx) error {
-			for err := range tx.Check() {
-				say("%s: %v", metaName, err)
-			}
 			bk := tx.Bucket(bucketMeta)
 			if bk == nil {
 				return fmt.Errorf("%w: no bucket", errDamaged)
@@ -180,13 +180,13 @@ func (b *Buffer) verifySegment(s *segment, say func(string, ...any)) {
 		say("%s: damaged", s.name())
 		return
 	}
+	if err := b.checkFile(s.name()); err != nil {
+		say("%s: %v", s.name(), err)
+	}
 	db, err := b.use(s, false)
 	if err == nil {
 		err = guard(func() error {
 			return db.View(func(tx *bolt.Tx) error {
-				for err := range tx.Check() {
-					say("%s: %v", s.name(), err)
-				}
 				bk := tx.Bucket(bucketBlocks)
 				if bk == nil {
 					return fmt.Errorf("%w: no bucket", errDamaged)
