@@ -210,6 +210,7 @@ func TestMistakes(t *testing.T) {
 		{"certificate without key", strings.Replace(home("home: {", "«home: {cert_file: /c, "), "mqtt:", "tls:", 1), "home.key_file: missing: want both cert_file and key_file, or neither"},
 		{"authorities without encryption", home("home: {", "home: {ca_file: «/ca, "), "home.ca_file: used without encryption: want tls:// or wss:// in home.url"},
 		{"relative file", home("home: {", "home: {username: u, password_file: «pw, "), `home.password_file: "pw": want an absolute path such as /etc/homeward/password, or credential:NAME`},
+		{"credential for what is no secret", strings.Replace(home("home: {", "home: {ca_file: «credential:ca, "), "mqtt:", "tls:", 1), `home.ca_file: "credential:ca": want an absolute path such as /etc/homeward/ca.pem`},
 		{"credential", home("home: {", "home: {username: u, password_file: «credential:../x, "), `home.password_file: "credential:../x": want credential:NAME with a name of letters, digits and . _ -`},
 
 		// Sensors.

@@ -39,6 +39,7 @@ type decoder struct {
 	problems  Problems
 	at        map[string]place // by path
 	failed    map[string]bool  // paths that already have a problem
+	guessed   int              // work done by guess
 }
 
 // place is where a value stands, and what it is.
@@ -433,7 +434,7 @@ func (d *decoder) sensor(n ast.Node, v reflect.Value, path string) {
 		d.strangers(n, path, v)
 		if names := driverNames(d.factories); driver != "" {
 			want := "one of " + strings.Join(names, ", ")
-			if g := guess(driver, names); g != "" {
+			if g := d.guess(driver, names); g != "" {
 				want = "want " + want + "; did you mean " + g + "?"
 			}
 			d.problem(join(path, "driver"), quote(driver), want)
@@ -467,7 +468,7 @@ func (d *decoder) unknown(e entry, path string, known []field) {
 	}
 	slices.Sort(keys)
 	want := "one of " + strings.Join(keys, ", ")
-	switch g := guess(e.key, keys); {
+	switch g := d.guess(e.key, keys); {
 	case strings.Contains(strings.ToLower(e.key), "passw") || e.key == "secret" || e.key == "token":
 		d.problemAt(e.place, e.path, "a secret in the file", "password_file: with the name of a file (mode 0600), or password_file: credential:NAME; secrets never stand in the configuration.")
 		return
@@ -501,7 +502,7 @@ func (d *decoder) limits(f field, path string) {
 		want := orList(values)
 		if later := strings.Split(f.Tag.Get("later"), ","); slices.Contains(later, v.String()) {
 			want = "want " + want + ": " + v.String() + " is not in this release."
-		} else if g := guess(v.String(), values); g != "" && len(values) > 1 {
+		} else if g := d.guess(v.String(), values); g != "" && len(values) > 1 {
 			want = "want " + want + "; did you mean " + g + "?"
 		}
 		d.problem(path, d.shown(path), want)

@@ -129,23 +129,29 @@ func (d *decoder) checkHome(c *Config) {
 		}
 		d.problem(missing, "missing", "both cert_file and key_file, or neither")
 	}
-	for _, ref := range []struct{ key, value string }{
-		{"password_file", h.PasswordFile}, {"ca_file", h.CAFile}, {"cert_file", h.CertFile}, {"key_file", h.KeyFile},
+	for _, ref := range []struct {
+		key, value string
+		secret     bool
+	}{
+		{"password_file", h.PasswordFile, true}, {"ca_file", h.CAFile, false}, {"cert_file", h.CertFile, false}, {"key_file", h.KeyFile, true},
 	} {
 		path := "home." + ref.key
 		if _, given := d.at[path]; given {
-			d.checkRef(path, ref.value)
+			d.checkRef(path, ref.value, ref.secret)
 		}
 	}
 }
 
-func (d *decoder) checkRef(path, ref string) {
-	if name, ok := strings.CutPrefix(ref, credentialPrefix); ok {
-		if !isCredential(name) {
-			d.problem(path, d.shown(path), "credential:NAME with a name of letters, digits and . _ -")
-		}
-	} else if !filepath.IsAbs(ref) {
+// checkRef looks at the name of a file; a secret's may also be that of a credential.
+func (d *decoder) checkRef(path, ref string, secret bool) {
+	name, credential := strings.CutPrefix(ref, credentialPrefix)
+	switch {
+	case secret && credential && !isCredential(name):
+		d.problem(path, d.shown(path), "credential:NAME with a name of letters, digits and . _ -")
+	case secret && !credential && !filepath.IsAbs(ref):
 		d.problem(path, d.shown(path), "an absolute path such as /etc/homeward/password, or credential:NAME")
+	case !secret && !filepath.IsAbs(ref):
+		d.problem(path, d.shown(path), "an absolute path such as /etc/homeward/ca.pem")
 	}
 }
 
@@ -350,7 +356,7 @@ func (d *decoder) checkAlarms(c *Config) {
 		case a.Channel == "" || known[a.Channel] || d.unsure(c, a.Channel):
 		default:
 			want := "the full name of a channel, sensor/channel"
-			if g := guess(a.Channel, names); g != "" {
+			if g := d.guess(a.Channel, names); g != "" {
 				want = "did you mean " + g + "?"
 			}
 			d.problem(path+".channel", d.shown(path+".channel"), want)
@@ -428,7 +434,7 @@ func (d *decoder) checkLater(c *Config) {
 			d.problem("fleet.repository", d.shown("fleet.repository"), "an address such as https://fleet.example.net/acme, without user or password")
 		}
 		if c.Fleet.RootFile != "" {
-			d.checkRef("fleet.root_file", c.Fleet.RootFile)
+			d.checkRef("fleet.root_file", c.Fleet.RootFile, false)
 		}
 	}
 	for _, path := range []string{"fleet", "update", "operations.reserve", "operations.at_limit"} {

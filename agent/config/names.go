@@ -60,10 +60,11 @@ func guessUnit(u drivers.Unit) string {
 	case "°", "degree", "degrees":
 		return "deg"
 	}
+	best := ""
 	for known := range units {
-		if strings.EqualFold(string(known), string(u)) && known != u {
-			return string(known)
+		if strings.EqualFold(string(known), string(u)) && (best == "" || string(known) < best) {
+			best = string(known)
 		}
 	}
-	return ""
+	return best
 }

@@ -73,17 +73,19 @@ func quote(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
+// guessWork bounds the comparing of characters in one file: guesses are a courtesy.
+const guessWork = 20_000_000
+
 // guess is the candidate that is most like word, if one is like enough.
-func guess(word string, candidates []string) string {
-	if len(word) > 64 {
-		return ""
-	}
-	word = strings.ToLower(word)
-	best, bestDistance := "", max(1, utf8.RuneCountInString(word)/3)+1
+func (d *decoder) guess(word string, candidates []string) string {
+	w := []rune(strings.ToLower(word[:min(len(word), 256)]))
+	best, bestDistance := "", max(1, len(w)/3)+1
 	for _, c := range candidates {
-		d := distance([]rune(word), []rune(strings.ToLower(c)))
-		if d < bestDistance {
-			best, bestDistance = c, d
+		if d.guessed += len(w) * len(c); d.guessed > guessWork {
+			return ""
+		}
+		if n := distance(w, []rune(strings.ToLower(c))); n < bestDistance {
+			best, bestDistance = c, n
 		}
 	}
 	return best
