@@ -126,7 +126,9 @@ func (c *client) ask(ctx context.Context, q request) (reply, error) {
 		if err = writeMessage(c.conn, q); err == nil {
 			err = readMessage(c.conn, &r)
 		}
-		stop()
+		if !stop() && err == nil {
+			err = ctx.Err() // the deadline may be spoiled
+		}
 	}
 	if err != nil {
 		c.conn.Close()

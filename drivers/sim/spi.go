@@ -22,7 +22,7 @@ func (c *spiConn) Tx(w, r []byte) error {
 func (c *spiConn) TxPackets(packets []spi.Packet) error {
 	var (
 		out []byte
-		in  [][]byte // where the answer goes; nil entries of off are skipped
+		in  [][]byte // where the answer goes, from off on
 		off []int
 	)
 	for i, p := range packets {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 	"time"
 
 	"homeward/drivers"
@@ -58,6 +59,7 @@ var classes = [...]struct {
 }{
 	{"gone", drivers.ErrGone}, {"timeout", drivers.ErrTimeout}, {"check", drivers.ErrCheck},
 	{"refuse", drivers.ErrRefuse}, {"wrong", drivers.ErrWrong},
+	{"nack", syscall.ENXIO}, {"nack-data", syscall.EREMOTEIO},
 }
 
 func failure(err error) reply {
