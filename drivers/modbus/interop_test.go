@@ -81,4 +81,3 @@ func start(t *testing.T, cmd *exec.Cmd) {
 		_ = cmd.Wait()
 	})
 }
-

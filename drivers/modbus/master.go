@@ -86,6 +86,14 @@ func (m *master) ask(ctx context.Context, r request, t timing) ([]byte, error) {
 	if left := m.held[r.unit].Sub(m.now()); left > 0 {
 		return nil, &drivers.HeldError{After: left}
 	}
+	if h := m.held[r.unit]; !h.IsZero() {
+		// An adapter may hand over a little later what came in the last moment.
+		m.held[r.unit] = time.Time{}
+		m.dirty = true
+		if h.After(m.last) {
+			m.last = h
+		}
+	}
 	if err := m.silence(ctx, t); err != nil {
 		return nil, err
 	}
