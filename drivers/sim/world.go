@@ -170,6 +170,10 @@ func Listen(path string) (net.Listener, error) {
 		c.Close()
 		return fail(errors.New("another simulator answers there"))
 	} else if errors.Is(err, syscall.ECONNREFUSED) {
+		// A file that is no socket is refused in the same way.
+		if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket == 0 {
+			return fail(errors.New("there is something that is not a socket"))
+		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fail(err)
 		}
