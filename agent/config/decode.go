@@ -27,7 +27,8 @@ import (
 const (
 	maxBytes  = 1 << 20
 	maxTokens = 100_000
-	maxFlow   = 16  // nested [ and {
+	maxFlow   = 16 // nested [ and {
+	maxKeys   = 1000
 	maxColumn = 512 // of what begins a list item or ends a key outside of [ and {: bounds the nesting of blocks
 )
 
@@ -82,9 +83,8 @@ func (d *decoder) parse(data []byte) (root ast.Node) {
 	}
 	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
-		line, column, message := 1, 1, err.Error()
-		var y yaml.Error
-		if errors.As(err, &y) {
+		line, column, message := 1, 1, "cannot be read"
+		if y, ok := errors.AsType[yaml.Error](err); ok { // its Error method repeats the file
 			message = y.GetMessage()
 			if tk := y.GetToken(); tk != nil && tk.Position != nil {
 				// The parser may place the end of the file behind it.
@@ -130,6 +130,8 @@ func badText(data []byte) (line, column int) {
 // plain refuses what a configuration has no use for and a hostile one would bomb us with.
 func (d *decoder) plain(tokens token.Tokens) bool {
 	flow, ok := 0, true
+	var keys [maxColumn + 1]int // in the present mapping that begins in a column, outside of [ and {
+	deepest := 0
 	refuse := func(tk *token.Token, bad, want string) {
 		d.problems.add(Problem{File: d.file, Line: tk.Position.Line, Column: tk.Position.Column, Bad: bad, Want: want})
 		ok = false
@@ -149,8 +151,26 @@ func (d *decoder) plain(tokens token.Tokens) bool {
 		case token.MappingEndType, token.SequenceEndType:
 			flow--
 		case token.SequenceEntryType, token.MappingValueType:
-			if flow == 0 && tk.Position.Column > maxColumn {
+			if flow > 0 {
+				continue
+			}
+			first := tk
+			if tk.Type == token.MappingValueType && tk.Prev != nil {
+				first = tk.Prev // the key
+			}
+			at := first.Position.Column
+			if at < 1 || at > maxColumn {
 				refuse(tk, "nested too deeply", fmt.Sprintf("blocks that begin before column %d", maxColumn))
+				continue
+			}
+			for ; deepest > at; deepest-- {
+				keys[deepest] = 0
+			}
+			deepest = at
+			if keys[at]++; tk.Type == token.SequenceEntryType {
+				keys[at] = 0
+			} else if keys[at] == maxKeys+1 {
+				refuse(first, "too many keys", fmt.Sprintf("at most %d in one mapping", maxKeys))
 			}
 		}
 		if len(d.problems.List) >= maxProblems {
