@@ -221,9 +221,15 @@ func (b *Buffer) mendHole(l *lane, r Range) {
 	if b.usable() != nil {
 		return
 	}
-	if err := b.giveUpLocked(l, r, Damaged, 0, 0); err != nil {
-		b.failed("gap not written", err)
-		l.flight.remove(r)
-		l.done.add(r) // or the reader would come back for ever
+	for from := r.From; ; { // an attempt keeps its own bytes: it may still be delivered
+		open := l.open(from, r.To+1)
+		if open.Empty() {
+			return
+		}
+		if err := b.giveUpLocked(l, open, Damaged, 0, 0); err != nil {
+			b.failed("gap not written", err)
+			l.done.add(open) // or the reader would come back for ever
+		}
+		from = open.To + 1
 	}
 }

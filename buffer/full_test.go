@@ -1,0 +1,411 @@
+package buffer
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"homeward/drivers"
+)
+
+// accounted: each number has one outcome or is open, and what is open can be read.
+func accounted(t *testing.T, b *Buffer, l *Lane) (open, lost uint64) {
+	t.Helper()
+	for s, err := range l.Open(1) {
+		require.NoError(t, err)
+		open += uint64(len(s.Readings))
+		for i, r := range s.Readings {
+			n := int(s.First) - 1 + i
+			require.Equal(t, pollAt(n/10, 10).Readings[n%10], r)
+		}
+	}
+	for _, g := range l.OpenGaps() {
+		require.Equal(t, Evicted, g.Reason)
+		require.Equal(t, g.Range.Len(), g.N)
+		require.NotZero(t, g.TFrom)
+		require.LessOrEqual(t, g.TFrom, g.TTo)
+		lost += g.N
+	}
+	st := b.Stats()
+	require.Equal(t, uint64(l.Next()-1), st.Pending+st.Delivered+st.Dropped)
+	require.Equal(t, lost, st.Dropped)
+	require.Equal(t, open, st.Pending-st.InFlight)
+	return open, lost
+}
+
+func add(t *testing.T, l *Lane, n int) {
+	t.Helper()
+	for range n {
+		_, err := l.Append(pollAt(int(l.Next()-1)/10, 10))
+		require.NoError(t, err)
+	}
+}
+
+func hostile(n int) Poll { // does not compress
+	p := pollAt(n, 10)
+	for i := range p.Readings {
+		x := uint64(n*10+i+1) * 0x9E3779B97F4A7C15
+		p.Readings[i].Value = float64(x>>11) / (1 << 40)
+	}
+	return p
+}
+
+func TestEvictionKeepsTheBound(t *testing.T) {
+	dir := t.TempDir()
+	opt := Options{MaxBytes: 4 << 20, HalfBytes: 128 << 10, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}}
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	add(t, l, 100)
+	a, err := l.Fix(Attempt{Range: Range{11, 30}, Payload: []byte("x")})
+	require.NoError(t, err)
+	require.NoError(t, b.SealNow())
+	n := int(l.Next()-1) / 10
+	for i := range 60_000 {
+		_, err := l.Append(hostile(n + i))
+		require.NoError(t, err)
+		if i%1000 == 999 {
+			require.NoError(t, b.SealNow())
+			b.measure()
+			require.LessOrEqual(t, b.Stats().Bytes, opt.MaxBytes)
+		}
+	}
+	gaps := l.OpenGaps()
+	require.Len(t, gaps, 3, "one before the attempt, the attempt's, which may have been delivered, and one behind that grows: %+v", gaps)
+	require.Equal(t, Range{1, 10}, gaps[0].Range)
+	require.Equal(t, Range{11, 30}, gaps[1].Range)
+	require.Equal(t, Seq(31), gaps[2].Range.From)
+	require.False(t, gaps[0].MaybeDelivered)
+	require.True(t, gaps[1].MaybeDelivered)
+	require.False(t, gaps[2].MaybeDelivered)
+	require.Equal(t, pollAt(1, 1).Stamp.Wall, gaps[1].TFrom-0)
+	require.ErrorIs(t, l.Ack(a.ID), ErrUnknown)
+	var open uint64
+	for s, err := range l.Open(1) {
+		require.NoError(t, err)
+		require.Equal(t, gaps[2].Range.To+1+Seq(open), s.First)
+		open += uint64(len(s.Readings))
+	}
+	st := b.Stats()
+	require.Equal(t, st.Pending, open)
+	require.Equal(t, uint64(l.Next()-1), open+st.Dropped)
+	require.NoError(t, b.Close())
+	b = mustOpen(t, dir, opt)
+	require.Equal(t, st.Dropped, b.Stats().Dropped)
+	require.Empty(t, b.Verify())
+}
+
+func TestStopSampling(t *testing.T) {
+	opt := Options{MaxBytes: 3 << 20, HalfBytes: 64 << 10, SegmentBytes: minSegment, WhenFull: StopSampling, Clock: stillClock{time.Unix(1e9, 0)}}
+	b := mustOpen(t, t.TempDir(), opt)
+	l := mustLane(t, b, 1)
+	var err error
+	n := 0
+	for ; err == nil && n < 1_000_000; n++ {
+		if _, err = l.Append(hostile(n)); n%300 == 299 {
+			require.NoError(t, b.SealNow())
+		}
+	}
+	require.ErrorIs(t, err, ErrFull)
+	st := b.Stats()
+	require.True(t, st.Stopped)
+	require.LessOrEqual(t, st.Bytes, opt.MaxBytes)
+	require.Zero(t, st.Dropped)
+	require.Equal(t, uint64(l.Next()-1), st.Pending)
+	for b.Stats().Pending > 0 { // and draining makes room
+		r := Range{l.l.first(), min(l.l.first()+9999, l.Next()-1)}
+		a, err := l.Fix(Attempt{Range: r})
+		require.NoError(t, err)
+		require.NoError(t, l.Ack(a.ID))
+	}
+	require.NoError(t, b.SealNow())
+	require.False(t, b.Stats().Stopped)
+	_, err = l.Append(pollAt(0, 1))
+	require.NoError(t, err)
+}
+
+// The disk is full for a while at each single call in turn that can find it so.
+func TestDiskFullAtEveryWrite(t *testing.T) {
+	for _, policy := range []WhenFull{DropOldest, StopSampling} {
+		for at := 0; ; at++ {
+			dir, err := mkTemp()
+			require.NoError(t, err)
+			fs := newFaultFS()
+			var calls, failed int
+			until := at + 4
+			fail := func(op, name string) error {
+				if op == "sync" || op == "open" || op == "openrw" || op == "rename" || op == "remove" {
+					return nil
+				}
+				calls++
+				if calls > at && calls <= until {
+					failed++
+					return syscall.ENOSPC
+				}
+				return nil
+			}
+			fs.setFail(fail)
+			b, err := Open(dir, Options{FS: fs, HalfBytes: minHalf, SegmentBytes: minSegment, WhenFull: policy, Clock: stillClock{time.Unix(1e9, 0)}})
+			require.NoError(t, err)
+			b.dbMu.Lock()
+			b.onCommit = func(name string) error { fs.mu.Lock(); defer fs.mu.Unlock(); return fail("commit", name) }
+			b.dbMu.Unlock()
+			l := mustLane(t, b, 1)
+			for range 3 {
+				for range 100 {
+					if _, err := l.Append(pollAt(int(l.Next()-1)/10, 10)); err != nil && !errors.Is(err, ErrFull) {
+						require.ErrorContains(t, err, "no space left")
+					}
+				}
+				_ = b.SealNow()
+			}
+			fs.setFail(nil)
+			b.dbMu.Lock()
+			b.onCommit = nil
+			b.dbMu.Unlock()
+			for range 3 {
+				b.sealMu.Lock()
+				require.NoError(t, b.lateLog())
+				b.sealMu.Unlock()
+				require.NoError(t, b.SealNow())
+			}
+			require.False(t, b.Stats().DiskFull)
+			require.False(t, b.Stats().Stopped)
+			add(t, l, 1)
+			open, lost := accounted(t, b, l)
+			require.NoError(t, b.Close())
+			if policy == StopSampling {
+				require.Zero(t, lost)
+			}
+			b, err = Open(dir, Options{FS: fs})
+			require.NoError(t, err)
+			require.Empty(t, b.Verify())
+			o2, l2 := accounted(t, b, mustLane(t, b, 1))
+			require.Equal(t, [2]uint64{open, lost}, [2]uint64{o2, l2})
+			b.end()
+			removeAll(dir)
+			if failed == 0 {
+				require.Greater(t, at, 20, "the failures must have hit something")
+				break
+			}
+		}
+	}
+}
+
+// A disk that stays full: the oldest gives way, nothing waits, and all is told.
+func TestDiskFullForLong(t *testing.T) {
+	fs := newFaultFS()
+	b := mustOpen(t, t.TempDir(), Options{FS: fs, HalfBytes: minHalf, SegmentBytes: minSegment, Seal: time.Hour})
+	l := mustLane(t, b, 1)
+	add(t, l, 1000)
+	require.NoError(t, b.SealNow())
+	var full atomic.Bool
+	full.Store(true)
+	b.dbMu.Lock()
+	b.onCommit = func(name string) error { // what meta.db needs is its own already
+		if full.Load() && !strings.HasPrefix(name, metaName) {
+			return syscall.ENOSPC
+		}
+		return nil
+	}
+	b.dbMu.Unlock()
+	errs := 0
+	for range 5000 {
+		if _, err := l.Append(pollAt(int(l.Next()-1)/10, 10)); err != nil {
+			errs++
+			time.Sleep(time.Millisecond) // the sealer may be a moment behind
+		}
+	}
+	require.Less(t, errs, 2500)
+	_ = b.SealNow()
+	_, lost := accounted(t, b, l)
+	require.NotZero(t, lost)
+	full.Store(false)
+	require.NoError(t, b.SealNow())
+	require.NoError(t, b.SealNow())
+	_, after := accounted(t, b, l)
+	require.Equal(t, lost, after, "once there is room nothing more is lost")
+	require.False(t, b.Stats().DiskFull)
+}
+
+func TestKeepFree(t *testing.T) {
+	fs := newFaultFS()
+	var free atomic.Int64
+	free.Store(100 << 20)
+	fs.free = func() (int64, int64) { return free.Load(), 1000 }
+	b := mustOpen(t, t.TempDir(), Options{FS: fs, KeepFree: 50 << 20, HalfBytes: minHalf, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}})
+	l := mustLane(t, b, 1)
+	for i := range 4 {
+		add(t, l, 100)
+		require.NoError(t, b.SealNow())
+		l.l.segs[i].full = true
+	}
+	require.Len(t, l.l.segs, 4)
+	free.Store(10 << 20) // someone else has filled the disk
+	add(t, l, 100)
+	require.NoError(t, b.SealNow())
+	_, lost := accounted(t, b, l)
+	require.Equal(t, uint64(1000), lost, "one segment pays for the new one, the others stay")
+	free.Store(100 << 20)
+	add(t, l, 100)
+	require.NoError(t, b.SealNow())
+	_, lost = accounted(t, b, l)
+	require.Equal(t, uint64(1000), lost)
+}
+
+func TestFailedFlushIsRepeatedFromMemory(t *testing.T) {
+	fs := newFaultFS()
+	dir := t.TempDir()
+	opt := Options{FS: fs, Clock: stillClock{time.Unix(1e9, 0)}, HalfBytes: minHalf}
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	add(t, l, 10)
+	durable := l.Durable()
+	fs.setFail(func(op, name string) error {
+		if op == "sync" {
+			return syscall.EIO
+		}
+		return nil
+	})
+	require.ErrorIs(t, b.Flush(), syscall.EIO)
+	add(t, l, 10)
+	require.ErrorIs(t, b.Flush(), syscall.EIO)
+	require.NotEmpty(t, b.Stats().LastError)
+	select {
+	case <-durable:
+		t.Fatal("durable without a flush")
+	default:
+	}
+	fs.setFail(nil)
+	fs.cut(func() bool { return false }) // the kernel dropped what it could not write
+	require.NoError(t, b.Flush())
+	<-durable
+	b.end()
+	fs.cut(func() bool { return false })
+	b = mustOpen(t, dir, opt)
+	l = mustLane(t, b, 1)
+	checkPolls(t, readAll(t, l, 1), 0, 20)
+}
+
+func TestIdleWritesNothing(t *testing.T) {
+	fs := newFaultFS()
+	dir := t.TempDir()
+	opt := Options{FS: fs, Flush: time.Millisecond, Seal: time.Millisecond}
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	add(t, l, 10)
+	require.NoError(t, b.Anchor(testBoot, 1, 2))
+	require.NoError(t, b.Close())
+	before := fingerprint(t, dir)
+	b = mustOpen(t, dir, opt)
+	l = mustLane(t, b, 1)
+	checkPolls(t, readAll(t, l, 1), 0, 10)
+	require.NoError(t, b.Anchor(testBoot, 1, 2)) // nothing new
+	require.NoError(t, b.PutSide("a", nil))
+	require.NoError(t, b.Flush())
+	require.NoError(t, b.SealNow())
+	b.Stats()
+	require.Empty(t, b.Verify())
+	require.NoError(t, b.Close())
+	require.Equal(t, before, fingerprint(t, dir))
+}
+
+func TestGapsMerge(t *testing.T) {
+	b := mustOpen(t, t.TempDir(), Options{})
+	l := mustLane(t, b, 1)
+	for i := range int64(1000) {
+		require.NoError(t, l.NoteGap(Gap{N: 2, TFrom: 1000 - i, TTo: 2000 + i, Reason: Unsampled}))
+	}
+	require.Equal(t, []Gap{{ID: 1, N: 2000, TFrom: 1, TTo: 2999, Reason: Unsampled}}, l.OpenGaps())
+	a, err := l.Fix(Attempt{Gaps: []uint64{1}, Payload: []byte("gap")})
+	require.NoError(t, err)
+	require.Empty(t, l.OpenGaps())
+	_, err = l.Fix(Attempt{Gaps: []uint64{1}})
+	require.ErrorIs(t, err, ErrOpen)
+	require.NoError(t, l.NoteGap(Gap{N: 1, TFrom: 7, TTo: 8, Reason: Unsampled})) // what is on its way does not grow
+	require.Equal(t, []Gap{{ID: 2, N: 1, TFrom: 7, TTo: 8, Reason: Unsampled}}, l.OpenGaps())
+	require.NoError(t, l.Release(a.ID))
+	require.Len(t, l.OpenGaps(), 2)
+	a, err = l.Fix(Attempt{Gaps: []uint64{1, 2}})
+	require.NoError(t, err)
+	require.NoError(t, l.Ack(a.ID))
+	require.Empty(t, l.OpenGaps())
+	require.Equal(t, uint64(2), b.Stats().Gaps)
+	require.Zero(t, b.Stats().Dropped)
+
+	add(t, l, 10)
+	for i := range Seq(10) {
+		require.NoError(t, l.NoteGap(Gap{Range: Range{10*i + 1, 10*i + 10}, Reason: Purged}))
+	}
+	require.Equal(t, []Gap{{ID: 3, Range: Range{1, 100}, N: 100, TFrom: pollAt(0, 1).Stamp.Wall, TTo: pollAt(9, 1).Stamp.Wall, Reason: Purged}}, l.OpenGaps())
+	require.ErrorIs(t, l.NoteGap(Gap{Range: Range{101, 102}, Reason: Purged}), ErrOpen)
+}
+
+func TestStaleClockIsRepaired(t *testing.T) {
+	dir := t.TempDir()
+	b := mustOpen(t, dir, Options{})
+	l := mustLane(t, b, 1)
+	boot2 := [16]byte{2}
+	stamp := func(boot [16]byte, mono time.Duration, trusted bool) Poll {
+		return Poll{Stamp: drivers.Stamp{Boot: boot, Mono: mono, Wall: 1000, Trusted: trusted},
+			Readings: []drivers.Reading{{Channel: "a/b", Value: 1}, {Channel: "a/c", Value: 2, Quality: drivers.Suspect}}}
+	}
+	for _, p := range []Poll{stamp(testBoot, time.Second, false), stamp(testBoot, 2*time.Second, true), stamp(boot2, time.Second, false)} {
+		_, err := l.Append(p)
+		require.NoError(t, err)
+	}
+	check := func(times []int64, q []drivers.Quality) {
+		t.Helper()
+		for i, s := range readAll(t, mustLane(t, b, 1), 1) {
+			require.Equal(t, times[i], s.Time)
+			require.Equal(t, q[i], s.Readings[0].Quality)
+			require.Equal(t, drivers.Suspect, s.Readings[1].Quality)
+		}
+	}
+	check([]int64{1000, 1000, 1000}, []drivers.Quality{drivers.StaleClock, drivers.Good, drivers.StaleClock})
+	require.NoError(t, b.Anchor(testBoot, 5*time.Second, 1_700_000_005_000))
+	want, quality := []int64{1_700_000_001_000, 1000, 1000}, []drivers.Quality{drivers.Good, drivers.Good, drivers.StaleClock}
+	check(want, quality)
+	require.Equal(t, want[0], b.Stats().OldestTime)
+	require.NoError(t, b.Close())
+	for i := range 20 { // the anchors of boots that nothing is stored of go
+		b = mustOpen(t, dir, Options{})
+		check(want, quality)
+		require.NoError(t, b.Anchor([16]byte{99, byte(i)}, 1, 1))
+		require.NoError(t, b.Close())
+	}
+	b = mustOpen(t, dir, Options{})
+	check(want, quality)
+	require.LessOrEqual(t, len(b.anchors), 9)
+}
+
+func TestBounded(t *testing.T) {
+	b := mustOpen(t, t.TempDir(), Options{})
+	l := mustLane(t, b, 1)
+	_, err := l.Append(Poll{})
+	require.ErrorContains(t, err, "want 1 to 65535")
+	_, err = l.Append(Poll{Readings: make([]drivers.Reading, 65535)})
+	require.ErrorContains(t, err, "what half the log can hold")
+	_, err = l.Append(Poll{Readings: []drivers.Reading{{Channel: strings.Repeat("x", 2000)}}})
+	require.ErrorContains(t, err, "longer than 1024 bytes")
+	add(t, l, 10)
+	_, err = l.Fix(Attempt{Range: Range{1, 10}, Payload: make([]byte, 200<<10)})
+	require.NoError(t, err)
+	_, err = l.Fix(Attempt{Range: Range{11, 20}, Payload: make([]byte, 57<<10)})
+	require.ErrorIs(t, err, ErrInFlight)
+	for _, r := range []Range{{5, 15}, {0, 3}, {20, 11}, {95, 101}, {1 << 40, 1 << 41}} {
+		_, err = l.Fix(Attempt{Range: r})
+		require.ErrorIs(t, err, ErrOpen, "%v", r)
+	}
+	require.Error(t, b.PutSide("", nil))
+	require.Error(t, b.PutSide("a", make([]byte, 33<<10)))
+	for i := range 100 {
+		err = b.PutSide(fmt.Sprint(i), make([]byte, 32<<10))
+	}
+	require.ErrorContains(t, err, "in all")
+}
