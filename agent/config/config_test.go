@@ -202,6 +202,7 @@ func TestMistakes(t *testing.T) {
 		{"no scheme", url("localhost:1883"), `home.url: "localhost:1883": ` + wantURL},
 		{"https", url("https://localhost"), `home.url: "https://localhost": ` + wantURL},
 		{"no host", url("tls://:8883"), `home.url: "tls://:8883": ` + wantURL},
+		{"no address at all", url("tls://[::1"), `home.url: "tls://[::1": ` + wantURL},
 		{"query", url("wss://h/mqtt?a=b"), `home.url: "wss://h/mqtt?a=b": ` + wantURL},
 		{"port", url("tls://h:99999"), `home.url: "tls://h:99999": want a port from 1 to 65535, or none`},
 		{"path", url("tls://h/mqtt"), `home.url: "tls://h/mqtt": want no path after the host: only ws:// and wss:// have one`},
@@ -226,6 +227,8 @@ func TestMistakes(t *testing.T) {
 		{"deadband in a channel", in("unit: Cel", "deadband: «-1"), `sensors[0].channels[0].deadband: "-1": want at least 0`},
 		{"unit", in("unit: Cel", `unit: «"a\tb"`), `sensors[0].channels[0].unit: "a\tb": want a SenML unit such as Cel, %RH, Pa, V or kWh`},
 		{"two lines on one port", base + boiler + "  - {name: b, driver: gauge, port: /dev/ttyS0, line: «19200-8E1, unit_id: 2, channels: [{name: x}]}\n", `sensors[1].line: "19200-8E1": want 9600-8N1, as sensors[0] has it on the same port`},
+
+		{"reading larger than a payload", in("name: flow", "name: '"+strings.Repeat(`"`, 64)+"'") + "publish: {max_bytes: «256}\n", `publish.max_bytes: "256": want at least 306, for one reading of boiler/` + strings.Repeat(`"`, 64) + ", or a shorter name"},
 
 		// Alarms.
 		{"alarm of an unknown channel", base + boiler + "publish: {alarms: [{channel: «boiler/flaw, above: 1}]}\n", `publish.alarms[0].channel: "boiler/flaw": did you mean boiler/flow?`},
@@ -407,6 +410,22 @@ func TestWarnings(t *testing.T) {
 		got, err := load(strings.Replace(base, "localhost", host, 1) + boiler)
 		require.NoError(t, err)
 		require.Empty(t, got.Warnings, host)
+	}
+}
+
+func TestUnits(t *testing.T) {
+	for unit, want := range map[string]string{
+		"°C": "did you mean Cel?", "C": "", "degC": "did you mean Cel?", "rh": "did you mean %RH?", "ohm": "did you mean Ohm?", "m³": "did you mean m3?", "m²": "did you mean m2?",
+		"µg/m³": "did you mean ug/m3?", "°": "did you mean deg?", "KWH": "did you mean kWh?", "pa": "did you mean Pa?", "furlong": "RFC 8428", "": "", "%RH": "", "kWh": "", "mg/l": "",
+	} {
+		c, err := load(base + strings.Replace(boiler, "unit: Cel", fmt.Sprintf("unit: %q", unit), 1))
+		require.NoError(t, err)
+		if want == "" {
+			require.Empty(t, c.Warnings, unit)
+			continue
+		}
+		require.Len(t, c.Warnings, 1, unit)
+		require.Contains(t, c.Warnings[0].Remedy, want)
 	}
 }
 

@@ -639,12 +639,8 @@ func wants(v reflect.Value) string {
 	return "a whole number"
 }
 
-// setScalar gives v the value that text stands for, or says what would be right.
+// setScalar gives v, which is no pointer, the value that text stands for, or says what would be right.
 func setScalar(v reflect.Value, text, kind string) (want string) {
-	if v.Kind() == reflect.Pointer {
-		v.Set(reflect.New(v.Type().Elem()))
-		v = v.Elem()
-	}
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		if err := u.UnmarshalText([]byte(text)); err != nil {
 			return err.Error()

@@ -160,13 +160,13 @@ const wantURL = "an address such as tls://broker.example.net:8883; mqtt://, tls:
 // checkURL never repeats an address that has a password in it.
 func (d *decoder) checkURL(c *Config) {
 	const path = "home.url"
+	if strings.Contains(c.Home.URL, "@") {
+		d.problem(path, "an address with user or password in it", wantURL+", with username and password_file as keys of their own")
+		return
+	}
 	u, err := url.Parse(c.Home.URL)
-	if err != nil || strings.Contains(c.Home.URL, "@") {
-		bad := "an address with user or password in it"
-		if !strings.Contains(c.Home.URL, "@") {
-			bad = d.shown(path)
-		}
-		d.problem(path, bad, wantURL+", with username and password_file as keys of their own")
+	if err != nil {
+		d.problem(path, d.shown(path), wantURL)
 		return
 	}
 	secure, known := map[string]bool{"mqtt": false, "ws": false, "tls": true, "wss": true}[u.Scheme]
