@@ -1,8 +1,5 @@
 package config_test
 
-import (
-	"homeward/drivers"
-	"homeward/drivers/modbus"
-)
+import "homeward/drivers/all"
 
-var factories = []drivers.Factory{modbus.Factory}
+var factories = all.Factories
