@@ -247,10 +247,10 @@ func (a *Agent) startPublisher(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	a.pub = newPublisher(publisher{
+	a.pub = newPublisher(&publisher{
 		buf: a.buf, lane: a.lane, cloud: home,
 		header:   pack.Header{Gateway: cfg.Gateway, Epoch: uint32(a.epoch)},
-		settings: func() config.Publish { return a.cfg.Load().Publish },
+		settings: func() *config.Publish { return &a.cfg.Load().Publish },
 		flush:    func() time.Duration { return time.Duration(a.cfg.Load().Buffer.Flush) },
 		describe: a.describe, count: a.countOperations,
 		clock: a.Clock, problems: a.problems, log: a.Log, beat: a.vital.add("publisher"),

@@ -14,6 +14,7 @@ import (
 
 	"homeward/agent/cloud"
 	"homeward/agent/config"
+	"homeward/agent/ledger"
 	"homeward/agent/pack"
 	"homeward/agent/status"
 	"homeward/buffer"
@@ -43,7 +44,7 @@ type publisher struct {
 	lane     *buffer.Lane
 	cloud    cloud.Cloud
 	header   pack.Header // First is set for each payload
-	settings func() config.Publish
+	settings func() *config.Publish
 	flush    func() time.Duration
 	describe func(online bool) []byte // the retained status
 	count    func(cost int)           // of operations, before they are spent
@@ -63,14 +64,14 @@ type publisher struct {
 
 const sideAlarms = "alarms"
 
-func newPublisher(p publisher) *publisher {
+func newPublisher(p *publisher) *publisher {
 	p.wake = make(chan struct{}, 1)
 	p.asks = make(chan chan error)
 	p.state, p.since = "connecting", time.Now()
 	if text := p.buf.Side(sideAlarms); text != nil {
 		_ = json.Unmarshal(text, &p.alarms) // a lost list costs promptness, not readings
 	}
-	return &p
+	return p
 }
 
 // alarmed notes the first number of an alarm's poll.
@@ -212,7 +213,7 @@ type run struct {
 type session struct {
 	*publisher
 	link    cloud.Session
-	cfg     config.Publish
+	cfg     *config.Publish
 	window  int
 	limit   int // bytes of a payload
 	proven  bool
@@ -637,7 +638,8 @@ func (s *session) depart(r *run, backlog bool) bool {
 			return true
 		}
 	}
-	a := buffer.Attempt{Payload: r.rows.Bytes(), Cost: 1}
+	payload := r.rows.Bytes()
+	a := buffer.Attempt{Payload: payload, Cost: ledger.Cost(len(payload))}
 	if r.next > r.from {
 		a.Range = buffer.Range{From: r.from, To: r.next - 1}
 	}
@@ -699,7 +701,8 @@ func (s *session) sendAlarm() bool {
 			}
 		}
 		if rows.Len() > 0 {
-			a := buffer.Attempt{Range: buffer.Range{From: first, To: first + buffer.Seq(n) - 1}, Payload: rows.Bytes(), Alarm: true, Cost: 1}
+			payload := rows.Bytes()
+			a := buffer.Attempt{Range: buffer.Range{From: first, To: first + buffer.Seq(n) - 1}, Payload: payload, Alarm: true, Cost: ledger.Cost(len(payload))}
 			if !s.fix(a, false) {
 				return false
 			}

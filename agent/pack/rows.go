@@ -316,13 +316,13 @@ const (
 )
 
 type wireRows struct {
-	GW  *string `json:"gw"`
-	E   *uint32 `json:"e"`
-	S   *uint64 `json:"s"`
-	N   *uint64 `json:"n"`
-	T   *int64  `json:"t"`
+	GW  *string     `json:"gw"`
+	E   *uint32     `json:"e"`
+	S   *uint64     `json:"s"`
+	N   *uint64     `json:"n"`
+	T   *int64      `json:"t"`
 	G   []wireGroup `json:"g"`
-	Gap []Gap `json:"gap"`
+	Gap []Gap       `json:"gap"`
 }
 
 type wireGroup struct {
