@@ -74,7 +74,7 @@ func value(t testing.TB, s drivers.Sensor) float64 {
 // within medium something else has come.
 const (
 	patient = 5 * time.Second
-	medium  = 500 * time.Millisecond
+	medium  = 300 * time.Millisecond
 	short   = 100 * time.Millisecond
 )
 
@@ -126,7 +126,7 @@ func TestPtyLateReply(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "115200-8N1")
 	five, ninety := s.sensor(t, 1, medium/2, 5), s.sensor(t, 1, patient, 90)
-	s.slaves.SetFault(1, sim.ModbusFault{Late: medium/2 + 10*time.Millisecond, Times: 1})
+	s.slaves.SetFault(1, sim.ModbusFault{Late: medium/2 + 100*time.Millisecond, Times: 1})
 	_, err := five.Read(context.Background())
 	require.ErrorIs(t, err, drivers.ErrTimeout)
 	for {

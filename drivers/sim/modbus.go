@@ -194,40 +194,57 @@ func (d *Modbus) Serve(ctx context.Context, rw io.ReadWriter, line drivers.Line)
 			buf = buf[:0]
 			continue
 		}
-		const size = 8 // of every request of functions 1 to 4
-		if len(buf) < 4 || buf[1] <= byte(Input) && len(buf) < size || !rtuOK(buf[:min(len(buf), size)]) && !rtuOK(buf) {
-			continue
-		}
-		reply, f := d.answer(buf)
-		request := len(buf)
-		buf = buf[:0]
-		if reply == nil {
-			continue
-		}
-		var wait time.Duration
-		if line.Baud > 0 {
-			silence := 7 * line.CharTime() / 2
-			if line.Baud > 19200 {
-				silence = 1750 * time.Microsecond
+		// A loaded machine may bring several requests in one piece.
+		for len(buf) > 0 {
+			n := wholeRequest(buf)
+			if n == 0 {
+				break
 			}
-			wait = time.Duration(request)*line.CharTime() + silence
-		}
-		send := func() error {
-			if err := pause(ctx, time.Until(now.Add(wait+d.Delay+f.Late))); err != nil {
+			reply, f := d.answer(buf[:n])
+			buf = buf[n:]
+			if reply == nil {
+				continue
+			}
+			due := now.Add(requestTime(line, n) + d.Delay + f.Late)
+			send := func() error {
+				if err := pause(ctx, time.Until(due)); err != nil {
+					return err
+				}
+				sending.Lock()
+				defer sending.Unlock()
+				return WritePaced(ctx, rw, line, reply)
+			}
+			if f.Late > 0 {
+				late.Go(func() { _ = send() })
+			} else if err := send(); err != nil {
 				return err
 			}
-			sending.Lock()
-			defer sending.Unlock()
-			return WritePaced(ctx, rw, line, reply)
-		}
-		if f.Late > 0 {
-			late.Go(func() { _ = send() })
-			continue
-		}
-		if err := send(); err != nil {
-			return err
 		}
 	}
+}
+
+// wholeRequest is the length of the request that b begins with, 0 where it is none (yet).
+func wholeRequest(b []byte) int {
+	const size = 8 // of every request of functions 1 to 4
+	switch {
+	case len(b) >= size && rtuOK(b[:size]):
+		return size
+	case rtuOK(b): // of another function
+		return len(b)
+	}
+	return 0
+}
+
+// requestTime is how long n characters and the silence that ends them take on the line.
+func requestTime(line drivers.Line, n int) time.Duration {
+	if line.Baud <= 0 {
+		return 0
+	}
+	silence := 7 * line.CharTime() / 2
+	if line.Baud > 19200 {
+		silence = 1750 * time.Microsecond
+	}
+	return time.Duration(n)*line.CharTime() + silence
 }
 
 // answer makes the reply to a whole request, nil for none.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"io"
 	"net"
@@ -167,6 +168,29 @@ func TestModbusForgets(t *testing.T) {
 		time.Sleep(modbusIdle + time.Millisecond)
 		require.Equal(t, "110302022b", ask(t, conn, "1103006b0001")[:10])
 		require.Equal(t, 2, d.Requests(0x11))
+	})
+}
+
+// TestModbusTwoAtOnce: requests that arrive in one piece are answered one after the other.
+func TestModbusTwoAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := new(Modbus)
+		d.AddSlave(0x11, sample())
+		d.AddSlave(0x12, sample())
+		d.SetFault(0x12, ModbusFault{Silent: true})
+		conn := serve(t, d, drivers.Line{})
+		both := binary.LittleEndian.AppendUint16([]byte{0x12, 3, 0, 0x6B, 0, 1}, 0)
+		binary.LittleEndian.PutUint16(both[6:], rtuCRC(both[:6]))
+		both = append(both, 0x11, 3, 0, 0x6B, 0, 1)
+		both = binary.LittleEndian.AppendUint16(both, rtuCRC(both[8:]))
+		_, err := conn.Write(both)
+		require.NoError(t, err)
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Second)))
+		reply := make([]byte, 7)
+		_, err = io.ReadFull(conn, reply)
+		require.NoError(t, err)
+		require.Equal(t, "110302022b", hex.EncodeToString(reply[:5]))
+		require.Equal(t, 1, d.Requests(0x12))
 	})
 }
 
