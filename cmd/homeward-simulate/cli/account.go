@@ -162,6 +162,8 @@ func (a *account) verify(c claims, all, complete []string) (wrong []string) {
 	for _, g := range a.gaps {
 		if g.From != nil && g.To != nil {
 			say("readings %d to %d were given up: %s", *g.From, *g.To, g.Reason)
+		} else {
+			say("%d readings were not taken: %s", g.N, g.Reason)
 		}
 	}
 	sensors := map[string]uint64{}
@@ -197,16 +199,4 @@ func (a *account) verify(c claims, all, complete []string) (wrong []string) {
 		}
 	}
 	return wrong
-}
-
-// unsampled is for how many readings the gateway says that it did not take them.
-func (a *account) unsampled() (n uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, g := range a.gaps {
-		if g.From == nil {
-			n += g.N
-		}
-	}
-	return n
 }
