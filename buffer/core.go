@@ -199,6 +199,7 @@ func (b *Buffer) switchHalf() error {
 		return err
 	}
 	other.used = false
+	b.pruneAnchors()
 	b.job = &sealJob{half: 1 - b.active, snap: b.snapshot(old.gen)}
 	kick(b.sealNow)
 	return nil

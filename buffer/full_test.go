@@ -83,7 +83,8 @@ func TestEvictionKeepsTheBound(t *testing.T) {
 	require.False(t, gaps[0].MaybeDelivered)
 	require.True(t, gaps[1].MaybeDelivered)
 	require.False(t, gaps[2].MaybeDelivered)
-	require.Equal(t, pollAt(1, 1).Stamp.Wall, gaps[1].TFrom-0)
+	require.Equal(t, pollAt(1, 1).Stamp.Wall, gaps[1].TFrom)
+	require.Equal(t, pollAt(2, 1).Stamp.Wall, gaps[1].TTo)
 	require.ErrorIs(t, l.Ack(a.ID), ErrUnknown)
 	var open uint64
 	for s, err := range l.Open(1) {
@@ -157,7 +158,7 @@ func TestDiskFullAtEveryWrite(t *testing.T) {
 			b.dbMu.Unlock()
 			l := mustLane(t, b, 1)
 			for range 3 {
-				for range 100 {
+				for range 15 {
 					if _, err := l.Append(pollAt(int(l.Next()-1)/10, 10)); err != nil && !errors.Is(err, ErrFull) {
 						require.ErrorContains(t, err, "no space left")
 					}
@@ -190,7 +191,7 @@ func TestDiskFullAtEveryWrite(t *testing.T) {
 			b.end()
 			removeAll(dir)
 			if failed == 0 {
-				require.Greater(t, at, 20, "the failures must have hit something")
+				require.Greater(t, at, 40, "the failures must have hit something")
 				break
 			}
 		}
@@ -250,12 +251,14 @@ func TestKeepFree(t *testing.T) {
 	add(t, l, 100)
 	require.NoError(t, b.SealNow())
 	_, lost := accounted(t, b, l)
-	require.Equal(t, uint64(1000), lost, "one segment pays for the new one, the others stay")
+	require.NotZero(t, lost)
+	require.LessOrEqual(t, lost, uint64(2000), "what is given up pays for the new one, the others stay")
+	before := lost
 	free.Store(100 << 20)
 	add(t, l, 100)
 	require.NoError(t, b.SealNow())
 	_, lost = accounted(t, b, l)
-	require.Equal(t, uint64(1000), lost)
+	require.Equal(t, before, lost)
 }
 
 func TestFailedFlushIsRepeatedFromMemory(t *testing.T) {

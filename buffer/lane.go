@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -364,33 +365,35 @@ func (b *Buffer) giveUp(l *lane, r Range, reason Reason, tFrom, tTo int64) error
 		b.mu.Unlock()
 		return fmt.Errorf("%w: %d to %d of epoch %d, whose last is %d", ErrOpen, r.From, r.To, l.epoch, l.next-1)
 	}
+	ps := l.pieces(r, reason)
 	b.mu.Unlock()
-	if tFrom == 0 || tTo == 0 {
-		from, to := b.timesOf(l, r)
-		if tFrom == 0 {
-			tFrom = from
-		}
-		if tTo == 0 {
-			tTo = to
-		}
+	times := map[Range][2]int64{}
+	for _, p := range ps[:min(len(ps), 64)] { // beyond that the times are those of the whole
+		times[p.r] = [2]int64{}
+	}
+	times[r] = [2]int64{}
+	for k := range times {
+		from, to := b.timesOf(l, k)
+		times[k] = [2]int64{cmp.Or(tFrom, from), cmp.Or(tTo, to)}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.usable(); err != nil {
 		return err
 	}
-	return b.giveUpLocked(l, r, reason, tFrom, tTo)
+	return b.giveUpLocked(l, r, reason, times)
 }
 
-func (b *Buffer) giveUpLocked(l *lane, r Range, reason Reason, tFrom, tTo int64) error {
-	type piece struct {
-		r     Range
-		maybe bool
-		ends  []uint64
-	}
-	var pieces []piece
+// piece is a part of a range that becomes one gap.
+type piece struct {
+	r     Range
+	maybe bool
+	ends  []uint64
+}
+
+// pieces cuts what has no outcome of r where an attempt begins or ends.
+func (l *lane) pieces(r Range, reason Reason) (ps []piece) {
 	l.done.missing(r, func(m Range) {
-		// Cut m where an attempt begins or ends.
 		for from := m.From; from <= m.To; {
 			p := piece{r: Range{from, m.To}}
 			for _, a := range l.attempts {
@@ -406,12 +409,21 @@ func (b *Buffer) giveUpLocked(l *lane, r Range, reason Reason, tFrom, tTo int64)
 					p.r.To = min(p.r.To, a.Range.From-1)
 				}
 			}
-			pieces = append(pieces, p)
+			ps = append(ps, p)
 			from = p.r.To + 1
 		}
 	})
-	for _, p := range pieces {
-		g := Gap{Range: p.r, N: p.r.Len(), TFrom: tFrom, TTo: tTo, Reason: reason, MaybeDelivered: p.maybe}
+	return ps
+}
+
+// giveUpLocked makes the gaps. times: by piece, and for those it does not hold by r.
+func (b *Buffer) giveUpLocked(l *lane, r Range, reason Reason, times map[Range][2]int64) error {
+	for _, p := range l.pieces(r, reason) {
+		t, ok := times[p.r]
+		if !ok {
+			t = times[r]
+		}
+		g := Gap{Range: p.r, N: p.r.Len(), TFrom: t[0], TTo: t[1], Reason: reason, MaybeDelivered: p.maybe}
 		if err := b.putGap(l, g, p.ends); err != nil {
 			return err
 		}

@@ -329,7 +329,7 @@ func (b *Buffer) mendAll(holes map[Epoch][]Range) {
 				l.setGap(g, nil)
 				continue
 			}
-			if err := b.giveUpLocked(l, r, Damaged, 0, 0); err != nil {
+			if err := b.giveUpLocked(l, r, Damaged, nil); err != nil {
 				b.failed("gap not written", err)
 			}
 		}

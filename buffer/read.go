@@ -226,7 +226,7 @@ func (b *Buffer) mendHole(l *lane, r Range) {
 		if open.Empty() {
 			return
 		}
-		if err := b.giveUpLocked(l, open, Damaged, 0, 0); err != nil {
+		if err := b.giveUpLocked(l, open, Damaged, nil); err != nil {
 			b.failed("gap not written", err)
 			l.done.add(open) // or the reader would come back for ever
 		}

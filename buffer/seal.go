@@ -135,9 +135,6 @@ func (b *Buffer) SealNow() error {
 		}
 		job := b.job
 		b.mu.Unlock()
-		if job == nil {
-			return nil
-		}
 		if err := b.settle(job); err != nil {
 			return err
 		}
@@ -279,15 +276,17 @@ func (b *Buffer) release(job *sealJob) {
 		close(b.freed)
 		b.freed = nil
 	}
+}
+
+// pruneAnchors forgets those of boots of which nothing is stored any more.
+func (b *Buffer) pruneAnchors() {
 	if len(b.anchors) <= 8 { // a few more cost nothing
 		return
 	}
 	keep := map[[16]byte]bool{b.lastBoot: true, b.anchored: true}
 	for i := range b.halves {
-		if i != job.half {
-			for _, boot := range b.halves[i].boots {
-				keep[boot] = true
-			}
+		for _, boot := range b.halves[i].boots {
+			keep[boot] = true
 		}
 	}
 	for _, l := range b.lanes {
