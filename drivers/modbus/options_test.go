@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
 
 	"homeward/drivers"
@@ -95,6 +96,44 @@ func TestCheck(t *testing.T) {
 			"channels[1].register", "channels[1].type", "channels[1].address",
 		}, paths)
 	})
+}
+
+// TestYAML reads every key there is, strictly, as the configuration does.
+func TestYAML(t *testing.T) {
+	const text = `
+port: /dev/serial/by-path/platform-3f980000.usb-usb-0:1.3:1.0-port0
+line: 9600-8N1
+unit_id: 17
+late: 3s
+turnaround: 20ms
+max_gap: 0
+max_count: 60
+echo: true
+channels:
+  - {name: flow, register: holding, address: 0, type: int16, scale: 0.1, offset: -40, unit: Cel, deadband: 0.5, on_change: true, min: -20, max: 90}
+  - {name: energy, register: input, address: 16, type: uint32, order: big, words: little, unit: kWh}
+  - {name: open, register: holding, address: 3, bit: 4}
+  - {name: mode, register: holding, address: 3, bits: [8, 11]}
+  - {name: pump, register: coil, address: 65535}
+`
+	got := Factory.New("modbus").(*Options)
+	require.NoError(t, yaml.UnmarshalWithOptions([]byte(text), got, yaml.Strict()))
+	require.Empty(t, got.Check())
+	require.Equal(t, 3*time.Second, got.Late)
+	require.Equal(t, 20*time.Millisecond, got.Turnaround)
+	require.Equal(t, 17, *got.UnitID)
+	require.Equal(t, 0, *got.MaxGap)
+	require.Equal(t, 60, *got.MaxCount)
+	require.True(t, got.Echo)
+	flow := got.Chans[0]
+	require.Equal(t, drivers.Channel{Name: "flow", Unit: ptr(drivers.Unit("Cel")), Deadband: ptr(0.5), OnChange: ptr(true), Min: ptr(-20.0), Max: ptr(90.0)}, flow.Channel)
+	require.Equal(t, 0.1, *flow.Scale)
+	require.Equal(t, -40.0, flow.Offset)
+	require.Equal(t, "little", got.Chans[1].Words)
+	require.Equal(t, 4, *got.Chans[2].Bit)
+	require.Equal(t, []int{8, 11}, got.Chans[3].Bits)
+	require.Equal(t, 65535, *got.Chans[4].Address)
+	require.Error(t, yaml.UnmarshalWithOptions([]byte("unitid: 1"), new(Options), yaml.Strict()))
 }
 
 func TestBusAndChannels(t *testing.T) {

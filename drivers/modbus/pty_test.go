@@ -99,6 +99,7 @@ func TestPtyFaults(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, "115200-8N1")
 			hasty, calm := s.sensor(t, 1, medium, 5), s.sensor(t, 1, patient, 5)
+			hasty.(*Sensor).timing.late = short
 			require.Equal(t, 105.0, value(t, calm))
 			c.fault.Times = 1
 			s.slaves.SetFault(1, c.fault)
