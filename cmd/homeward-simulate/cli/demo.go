@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"homeward/agent"
 	"homeward/agent/status"
 )
 
@@ -89,9 +90,6 @@ func (d *demo) run(ctx context.Context) (err error) {
 		}
 	}()
 	state := filepath.Join(d.dir, "state")
-	if path := filepath.Join(state, "run", "homeward.sock"); len(path) > maxSocketPath {
-		return usageError{fmt.Errorf("%s is too long for a socket's path: want at most %d bytes; name a shorter folder with --dir", path, maxSocketPath)}
-	}
 	simLog, err := os.Create(filepath.Join(d.dir, "simulator.log"))
 	if err != nil {
 		return err
@@ -145,12 +143,19 @@ func (d *demo) fail(err error) error {
 
 // demoFolder makes dir, or a temporary one.
 func demoFolder(dir string) (string, error) {
-	if dir == "" {
-		return os.MkdirTemp("", "homeward-demo-")
+	temporary := dir == ""
+	if temporary {
+		dir = filepath.Join(os.TempDir(), "homeward-demo-0123456789") // as long as what is made below
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return "", err
+	}
+	if path := agent.SocketPath(filepath.Join(dir, "state")); len(path) > maxSocketPath {
+		return "", usageError{fmt.Errorf("%s is too long for a socket's path: want at most %d bytes; name a shorter folder with --dir", path, maxSocketPath)}
+	}
+	if temporary {
+		return os.MkdirTemp("", "homeward-demo-")
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return "", usageError{fmt.Errorf("--dir %s is not empty: name a new folder", dir)}
