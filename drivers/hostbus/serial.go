@@ -67,6 +67,11 @@ func OpenSerial(path string, line drivers.Line) (drivers.Port, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.EBUSY): // TIOCEXCL, and we are not root
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+			if h, ok := rival(deviceOf(stat), -1); ok {
+				return fail("it is in use by %s", h)
+			}
+		}
 		return fail("it is in use by another process (fuser -v %s names it)", path)
 	case errors.Is(err, unix.EACCES):
 		return fail("permission denied: this user must be in the group that owns it (usually dialout)")
