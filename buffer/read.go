@@ -154,8 +154,8 @@ func (b *Buffer) where(l *lane, pos Seq) place {
 // tail reads polls from a half of the log, which may be overwritten meanwhile:
 // then the generation or the CRC does not fit, and there are fewer or none.
 func (rd *reader) tail(w place, pos Seq) ([]poll, error) {
-	if rd.buf == nil {
-		rd.buf = make([]byte, readChunk)
+	if n := min(readChunk, w.end-w.from); len(rd.buf) < n {
+		rd.buf = make([]byte, n)
 	}
 	base := int64(w.half) * int64(rd.b.half)
 	var ps []poll
