@@ -16,10 +16,6 @@ func (r Range) Len() uint64 {
 	return uint64(r.To-r.From) + 1
 }
 
-func (r Range) overlaps(o Range) bool {
-	return !r.Empty() && !o.Empty() && r.From <= o.To && o.From <= r.To
-}
-
 func (r Range) intersect(o Range) Range {
 	x := Range{max(r.From, o.From), min(r.To, o.To)}
 	if x.Empty() {

@@ -230,7 +230,7 @@ func (b *Buffer) seal(job *sealJob) error {
 		b.mu.Lock()
 		l := b.lane(e)
 		b.mu.Unlock()
-		if err := b.store(l, b.open2(l, job.snap.done[e], polls[e])); err != nil {
+		if err := b.store(l, b.unsealed(l, job.snap.done[e], polls[e])); err != nil {
 			return err
 		}
 	}
@@ -242,8 +242,8 @@ func (b *Buffer) seal(job *sealJob) error {
 	return nil
 }
 
-// open2 leaves out what a segment has already, and what has its outcome at the beginning and the end.
-func (b *Buffer) open2(l *lane, done *rangeSet, ps []poll) []poll {
+// unsealed leaves out what a segment has already, and what has its outcome at the beginning and the end.
+func (b *Buffer) unsealed(l *lane, done *rangeSet, ps []poll) []poll {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	over := func(p *poll) bool { return done != nil && done.has(p.span()) }
