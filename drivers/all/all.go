@@ -3,10 +3,14 @@ package all
 
 import (
 	"homeward/drivers"
+	"homeward/drivers/bme280"
+	"homeward/drivers/mcp3008"
 	"homeward/drivers/modbus"
 )
 
 // Factories are the drivers that this program knows.
 var Factories = []drivers.Factory{
+	bme280.Factory,
+	mcp3008.Factory,
 	modbus.Factory,
 }

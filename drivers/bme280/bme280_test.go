@@ -1,0 +1,166 @@
+package bme280
+
+import (
+	"encoding/binary"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"homeward/drivers"
+	"homeward/drivers/drivertest"
+	"homeward/drivers/sim"
+)
+
+// TestWorkedExample is the calculation of BST-BMP280-DS001 §3.12 (page 23): 25.08 Cel and 100653.27 Pa. The page
+// calculates in floating point; the 64-bit integer formulas of §3.11.3, which run here, come within 0.02 Pa of it.
+func TestWorkedExample(t *testing.T) {
+	c := calibration{
+		t1: 27504, t2: 26435, t3: -1000,
+		p1: 36477, p2: -10685, p3: 3024, p4: 2855, p5: 140, p6: -7, p7: 15500, p8: -14600, p9: 6000,
+	}
+	centi, fine := c.temperature(519888)
+	require.EqualValues(t, 2508, centi)
+	require.EqualValues(t, 128422, fine)
+	p, ok := c.pressure(415148, fine)
+	require.True(t, ok)
+	require.InDelta(t, 100653.27, float64(p)/256, 0.02)
+}
+
+func TestCalibrationLayout(t *testing.T) {
+	low := make([]byte, calibLowLen)
+	for i := range 12 {
+		binary.LittleEndian.PutUint16(low[2*i:], uint16(1000+i))
+	}
+	low[25] = 75
+	var c calibration
+	// H4 and H5 share a byte (BST-BME280-DS002 table 16): H4 = 0xE4<<4 | low nibble of 0xE5, H5 = 0xE6<<4 | its high nibble.
+	require.NoError(t, c.parse(low, []byte{0x6A, 0x01, 0x00, 0x13, 0x29, 0x03, 0x1E}))
+	require.Equal(t, calibration{t1: 1000, t2: 1001, t3: 1002, p1: 1003, p2: 1004, p3: 1005, p4: 1006, p5: 1007, p6: 1008, p7: 1009, p8: 1010, p9: 1011,
+		h1: 75, h2: 362, h3: 0, h4: 0x139, h5: 0x32, h6: 30}, c)
+	require.NoError(t, c.parse(low, []byte{0x6A, 0x01, 0x00, 0xFF, 0x29, 0xFE, 0xE2}))
+	require.EqualValues(t, -7, c.h4, "signed")
+	require.EqualValues(t, -30, c.h5)
+	require.EqualValues(t, -30, c.h6)
+	require.Error(t, c.parse(make([]byte, calibLowLen), nil), "zeros")
+	require.Error(t, c.parse(low, []byte{255, 255, 255, 255, 255, 255, 255}), "ones")
+}
+
+// TestNothingMakesItPanic: whatever a chip holds, the results are readings or an error, and a number that passes is a number.
+func TestNothingMakesItPanic(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := &Dev{opts: &Options{BusName: "/dev/i2c-1"}}
+		require.Empty(t, d.opts.Check())
+		low := rapid.SliceOfN(rapid.Byte(), calibLowLen, calibLowLen).Draw(t, "low")
+		hum := rapid.SliceOfN(rapid.Byte(), calibHumLen, calibHumLen).Draw(t, "hum")
+		if d.calib.parse(low, hum) != nil {
+			return
+		}
+		readings, _ := d.convert(rapid.SliceOfN(rapid.Byte(), 8, 8).Draw(t, "data"))
+		for _, r := range readings {
+			require.NoError(t, drivers.CheckValue(r.Value))
+			require.Less(t, r.Value, 1e6)
+			require.Greater(t, r.Value, -1e6)
+		}
+	})
+}
+
+var air = sim.Environment{Temperature: sim.Constant(21.5), Humidity: sim.Constant(45), Pressure: sim.Constant(101325)}
+
+func options(alias, kind string) func() drivers.Options {
+	return func() drivers.Options {
+		o := Factory.New(alias).(*Options)
+		o.BusName, o.Interface = "sim:chip", kind
+		return o
+	}
+}
+
+// bench is a simulated chip; the simulator computes raw values with the datasheet's floating-point formulas, the driver with the integer ones.
+func bench(alias, kind string) func(t *testing.T) *drivertest.Bench {
+	make := func(w *sim.World, alias string) *sim.BME280 {
+		if alias == "bmp280" {
+			return sim.NewBMP280(w, "chip", air)
+		}
+		return sim.NewBME280(w, "chip", air)
+	}
+	return func(t *testing.T) *drivertest.Bench {
+		other := map[string]string{"bme280": "bmp280", "bmp280": "bme280"}[alias]
+		w := &sim.World{}
+		s := &drivertest.Steps{}
+		b := &drivertest.Bench{Steps: s, Env: drivers.Env{Timeout: time.Second}}
+		if kind == "spi" {
+			dev := w.AddSPI("chip", make(w, alias))
+			o, err := w.Open(drivers.Bus{Kind: drivers.SPI, Name: "sim:chip"})
+			require.NoError(t, err)
+			b.Env.SPI = s.SPI(o.SPI)
+			b.Unplug, b.Plug = dev.Unplug, dev.Plug
+			return b
+		}
+		bus := w.AddI2C("chip")
+		require.NoError(t, bus.Add(0x76, make(w, alias)))
+		o, err := w.Open(drivers.Bus{Kind: drivers.I2C, Name: "sim:chip"})
+		require.NoError(t, err)
+		b.Env.I2C = s.I2C(o.I2C)
+		b.Unplug, b.Plug = func() { bus.Unplug(0x76) }, func() { bus.Plug(0x76) }
+		b.Exchange = func() { bus.Unplug(0x76); replace(t, w, b, s, make(w, other)) }
+		return b
+	}
+}
+
+// replace puts another chip at the address, on a bus that the driver does not notice to be another.
+func replace(t *testing.T, w *sim.World, b *drivertest.Bench, s *drivertest.Steps, chip *sim.BME280) {
+	bus := w.AddI2C("other")
+	require.NoError(t, bus.Add(0x76, chip))
+	o, err := w.Open(drivers.Bus{Kind: drivers.I2C, Name: "sim:other"})
+	require.NoError(t, err)
+	*b.Env.I2C.(*drivertest.I2CSteps) = *s.I2C(o.I2C).(*drivertest.I2CSteps)
+}
+
+func TestConformance(t *testing.T) {
+	for _, alias := range []string{"bme280", "bmp280"} {
+		for _, kind := range []string{"i2c", "spi"} {
+			t.Run(alias+" "+kind, func(t *testing.T) {
+				drivertest.Run(t, drivertest.Case{Options: options(alias, kind), Bench: bench(alias, kind)})
+			})
+		}
+	}
+}
+
+func TestValuesAgreeWithTheSimulatedAir(t *testing.T) {
+	for _, n := range []int{1, 2, 4, 8, 16} {
+		o := options("bme280", "i2c")().(*Options)
+		o.Oversampling = &n
+		require.Empty(t, o.Check())
+		dev, err := o.Open(t.Context(), bench("bme280", "i2c")(t).Env)
+		require.NoError(t, err)
+		r, err := dev.Read(t.Context())
+		require.NoError(t, err)
+		require.InDelta(t, 21.5, r[0].Value, 0.02)
+		require.InDelta(t, 45, r[1].Value, 0.1)
+		require.InDelta(t, 101325, r[2].Value, 5)
+	}
+}
+
+func TestCheckNamesMistakes(t *testing.T) {
+	bad, v, odd := 0x50, 3, drivers.Unit("F")
+	for _, tc := range []struct {
+		o    Options
+		path string
+	}{
+		{Options{}, "bus"},
+		{Options{BusName: "/dev/i2c-1", Address: &bad}, "address"},
+		{Options{BusName: "/dev/spidev0.0", Address: &bad}, "address"},
+		{Options{BusName: "/dev/thing"}, "interface"},
+		{Options{BusName: "/dev/i2c-1", Interface: "usb"}, "interface"},
+		{Options{BusName: "/dev/i2c-1", Oversampling: &v}, "oversampling"},
+		{Options{BusName: "/dev/i2c-1", Chans: []Channel{{drivers.Channel{Name: "temperatur"}}}}, "channels[0].name"},
+		{Options{BusName: "/dev/i2c-1", bmp: true, Chans: []Channel{{drivers.Channel{Name: "humidity"}}}}, "channels[0].name"},
+		{Options{BusName: "/dev/i2c-1", Chans: []Channel{{drivers.Channel{Name: "pressure", Unit: &odd}}}}, "channels[0].unit"},
+	} {
+		faults := tc.o.Check()
+		require.Len(t, faults, 1, tc.path)
+		require.Equal(t, tc.path, faults[0].Path)
+		require.NotEmpty(t, faults[0].Want)
+	}
+}
