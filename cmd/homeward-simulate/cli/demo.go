@@ -181,7 +181,7 @@ func (d *demo) announce(log string) {
 	p("readings", fmt.Sprintf("mosquitto_sub -h %s -p %s -t %s/readings", host, port, topics))
 	p("", fmt.Sprintf("broker %s, topics %s/{readings,alarms,status}", d.site.broker, topics))
 	p("configuration", d.config)
-	p("socket", d.gw.socket+"  (homeward status --config "+d.config+")")
+	p("socket", fmt.Sprintf("%s  (%s status --config %s)", d.gw.socket, d.gw.cmd.Path, d.config))
 	p("log", log)
 	p("instruments", d.site.socket+"  (for $HOMEWARD_SIM)")
 	if d.length == 0 {

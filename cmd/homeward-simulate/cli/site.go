@@ -79,7 +79,7 @@ func (s *site) channels() (all, complete []string) {
 
 // tolerances are what rounding may do. The BME280's integer formulas give 0.01 °C, 1/256 Pa and 1/1024 %RH, and differ a
 // little from the floating-point ones that the simulator uses.
-var tolerances = map[string]float64{"cellar/temperature": 0.02, "cellar/humidity": 0.05, "cellar/pressure": 3}
+var tolerances = map[string]float64{"cellar/temperature": 0.02, "cellar/humidity": 0.05, "cellar/pressure": 1}
 
 // openSite starts everything; dir is for its socket and links.
 func openSite(dir string, log *slog.Logger) (*site, error) {
