@@ -135,6 +135,20 @@ type stdio struct {
 	io.WriteCloser
 }
 
+// untilEnd closes gone when the reader has no more to give.
+type untilEnd struct {
+	io.Reader
+	gone chan struct{}
+}
+
+func (r untilEnd) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil {
+		close(r.gone)
+	}
+	return n, err
+}
+
 // serve is the process that is the disk. It ends when its maker does. The FUSE
 // connection is file 3.
 //
@@ -158,7 +172,9 @@ func serve(size int64) error {
 	if err := r.RegisterName("Disk", service{d}); err != nil {
 		return err
 	}
-	r.ServeConn(stdio{os.Stdin, os.Stdout}) // until the other end is gone
+	gone := make(chan struct{})
+	go r.ServeConn(stdio{untilEnd{os.Stdin, gone}, os.Stdout}) // it would wait for calls that wait for a cut
+	<-gone
 	runtime.KeepAlive(server)
 	return nil
 }
