@@ -114,7 +114,7 @@ func newCloud(cfg *config.Config, epoch buffer.Epoch, log *slog.Logger) (cloud.C
 	}
 	return mqtt.New(mqtt.Options{
 		URL: h.URL, ClientID: id, Username: h.Username, Password: password,
-		CAFile: h.CAFile, CertFile: h.CertFile, KeyFile: h.KeyFile,
+		CAFile: h.CAFile, CertFile: h.CertFile, KeyFile: h.KeyFile, ReadSecret: config.ReadSecret,
 		Prefix: h.Prefix, Organization: h.Organization, Project: h.Project, Gateway: cfg.Gateway,
 		Log: log,
 	})
