@@ -41,13 +41,19 @@ type Mosquitto struct {
 // StartMosquitto starts Debian's broker on a free loopback port, or skips the test when it is not installed.
 func StartMosquitto(t testing.TB, o MosquittoOptions) *Mosquitto {
 	t.Helper()
+	return StartMosquittoAt(t, freePort(t), o)
+}
+
+// StartMosquittoAt is StartMosquitto on a given port.
+func StartMosquittoAt(t testing.TB, port int, o MosquittoOptions) *Mosquitto {
+	t.Helper()
 	path, err := exec.LookPath("mosquitto")
 	if err != nil {
 		if path = "/usr/sbin/mosquitto"; !exists(path) {
 			t.Skip("needs a real broker: sudo apt-get install mosquitto")
 		}
 	}
-	m := &Mosquitto{t: t, dir: t.TempDir(), Port: freePort(t)}
+	m := &Mosquitto{t: t, dir: t.TempDir(), Port: port}
 	scheme := "mqtt"
 	var conf strings.Builder
 	fmt.Fprintf(&conf, "listener %d 127.0.0.1\nallow_anonymous %v\nuser root\nlog_type error\nlog_type warning\nlog_dest stderr\nmax_queued_messages 1000000\nset_tcp_nodelay true\n", m.Port, o.Users == nil)
@@ -149,6 +155,11 @@ func (m *Mosquitto) Stop() {
 	m.cmd = nil
 	m.mu.Unlock()
 	<-dead
+}
+
+// SetACL replaces the access rules for the next Start; the broker must have been made with some.
+func (m *Mosquitto) SetACL(text string) {
+	require.NoError(m.t, os.WriteFile(filepath.Join(m.dir, "acl"), []byte(text), 0o600))
 }
 
 // Freeze stops the process without closing its connections; Thaw lets it go on.

@@ -63,6 +63,7 @@ type site struct {
 
 	world  *sim.World
 	line   *sim.SerialLine
+	tank   *sim.SPIDevice
 	mqtt   *broker.Server
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -105,7 +106,7 @@ func openSite(dir string, log *slog.Logger) (*site, error) {
 	if err := s.world.AddI2C("i2c-1").Add(bmeAddress, climate); err != nil {
 		return nil, errors.Join(err, s.line.Close())
 	}
-	s.world.AddSPI("spi0.0", sim.NewMCP3008(s.world, "tank", adcVref, [8]func(time.Time) float64{
+	s.tank = s.world.AddSPI("spi0.0", sim.NewMCP3008(s.world, "tank", adcVref, [8]func(time.Time) float64{
 		tankInput: sim.Sine(1.6, 1.35, time.Minute), supplyIn: sim.Sine(2.4, 0.05, 7*time.Second),
 	}))
 
