@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func TestFaults(t *testing.T) {
 		t.Helper()
 		v, err := gw.until(context.Background(), 15*time.Second, func(v status.Status) bool {
 			for _, x := range v.Sensors {
-				if w := want[x.Name]; w != "" && (w[0] == '!') == (x.State == w[1:] || x.State == w) {
+				if state, not := strings.CutPrefix(want[x.Name], "!"); not == (x.State == state) {
 					return false
 				}
 			}
