@@ -2,18 +2,24 @@
 // and serial ports, and the simulated ones of a running site (names sim:…).
 //
 // It promises to open a bus afresh each time it is asked, by the name as given, so that one
-// that was pulled and came back is found; and that the error of a bus that is not there
-// says what to do. It starts nothing at program start and holds nothing that was closed.
+// that was pulled and came back is found; that the error of a bus that is not there
+// says what to do; and that an adapter pulled out under an open bus is told
+// ([drivers.ErrGone]) from a chip that does not answer. It starts nothing at program start and
+// holds nothing that was closed.
 package hostbus
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"periph.io/x/conn/v3/i2c"
 	"periph.io/x/conn/v3/physic"
 	"periph.io/x/conn/v3/spi"
@@ -75,94 +81,152 @@ func Open(ctx context.Context, bus drivers.Bus) (*Handle, error) {
 	return nil, fmt.Errorf("hostbus: kind %q of %s: want serial, i2c or spi", bus.Kind, bus.Name)
 }
 
-// resolve follows links, so that a stable name made by a udev rule works, and tells a
-// missing device from one that may not be opened.
-func resolve(name, enable string) (string, error) {
-	path, err := filepath.EvalSymlinks(name)
-	if err == nil {
-		err = access(path)
-	}
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return "", fmt.Errorf("hostbus: %w: %s does not exist: %s", drivers.ErrGone, name, enable)
-	case errors.Is(err, os.ErrPermission):
-		return "", fmt.Errorf("hostbus: %w: %s may not be opened: add the user to the group that owns it (ls -l %s)", drivers.ErrGone, name, name)
-	case err != nil:
-		return "", fmt.Errorf("hostbus: %w: %s: %w", drivers.ErrGone, name, err)
-	}
-	return path, nil
+var (
+	i2cName = regexp.MustCompile(`^/dev/i2c-([0-9]{1,5})$`)
+	spiName = regexp.MustCompile(`^/dev/spidev([0-9]{1,5})\.([0-9]{1,3})$`)
+)
+
+// node is a device file as it was when it was opened.
+type node struct {
+	name   string // as configured
+	rdev   uint64
+	number [2]int // of its name
 }
 
-func access(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
+// find follows links, so that a stable name made by a udev rule works, and says what is wrong with a
+// name before a library, which wraps errors as text, can.
+func find(name string, form *regexp.Regexp, example, enable string) (node, error) {
+	fail := func(format string, args ...any) (node, error) {
+		return node{}, fmt.Errorf("hostbus: bus %s: "+format, append([]any{name}, args...)...)
 	}
-	return f.Close()
+	path, err := filepath.EvalSymlinks(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fail("%w: the device does not exist: %s", drivers.ErrGone, enable)
+	case err != nil:
+		return fail("%w", err)
+	}
+	m := form.FindStringSubmatch(path)
+	if m == nil { // not even opened
+		return fail("%w: want a device such as %s, or a link to one", drivers.ErrWrong, example)
+	}
+	n := node{name: name}
+	for i, digits := range m[1:] {
+		n.number[i], _ = strconv.Atoi(digits)
+	}
+	n.rdev, err = deviceAt(path)
+	if err == nil {
+		err = unix.Access(path, unix.R_OK|unix.W_OK)
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fail("permission denied: this user must be in the group that owns it (ls -l %s shows it)", path)
+	case err != nil && isGone(err), errors.Is(err, fs.ErrNotExist):
+		return fail("%w: %w", drivers.ErrGone, err)
+	case err != nil:
+		return fail("%w", err)
+	}
+	return n, nil
+}
+
+func deviceAt(path string) (uint64, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return 0, err
+	}
+	return uint64(stat.Rdev), nil
 }
 
 func openI2C(name string) (*Handle, error) {
-	path, err := resolve(name, "switch I2C on (raspi-config, Interface Options) and look at ls /dev/i2c-*")
+	n, err := find(name, i2cName, "/dev/i2c-1", "switch I2C on (raspi-config, Interface Options), and compare the name with ls /dev/i2c-*")
 	if err != nil {
 		return nil, err
 	}
-	var n int
-	if _, err := fmt.Sscanf(filepath.Base(path), "i2c-%d", &n); err != nil {
-		return nil, fmt.Errorf("hostbus: I2C bus %s: want a device such as /dev/i2c-1", name)
-	}
-	b, err := sysfs.NewI2C(n)
+	b, err := sysfs.NewI2C(n.number[0])
 	if err != nil {
-		return nil, fmt.Errorf("hostbus: %w: %s: %w", drivers.ErrGone, name, err)
+		return nil, fmt.Errorf("hostbus: bus %s: %w", name, n.lost(err))
 	}
-	return &Handle{I2C: i2cBus{b}, close: b.Close}, nil
+	return &Handle{I2C: i2cBus{b, n}, close: b.Close}, nil
 }
 
 func openSPI(name string) (*Handle, error) {
-	path, err := resolve(name, "switch SPI on (raspi-config, Interface Options) and look at ls /dev/spidev*")
+	n, err := find(name, spiName, "/dev/spidev0.0", "switch SPI on (raspi-config, Interface Options), and compare the name with ls /dev/spidev*")
 	if err != nil {
 		return nil, err
 	}
-	var n, cs int
-	if _, err := fmt.Sscanf(filepath.Base(path), "spidev%d.%d", &n, &cs); err != nil {
-		return nil, fmt.Errorf("hostbus: SPI device %s: want a device such as /dev/spidev0.0", name)
-	}
-	p, err := sysfs.NewSPI(n, cs)
+	p, err := sysfs.NewSPI(n.number[0], n.number[1])
 	if err != nil {
-		return nil, fmt.Errorf("hostbus: %w: %s: %w", drivers.ErrGone, name, err)
+		return nil, fmt.Errorf("hostbus: bus %s: %w", name, n.lost(err))
 	}
-	return &Handle{SPI: spiPort{p}, close: p.Close}, nil
+	return &Handle{SPI: &spiPort{Port: p, node: n}, close: p.Close}, nil
 }
 
-// lost marks the errors of an adapter that was pulled, so that it is opened afresh. The
-// library wraps errors as text, so their text is what there is to look at.
-func lost(err error) error {
+// lost marks the errors of an adapter that was pulled, so that it is opened afresh, and time-outs. The kernel takes
+// the device file away before it lets go of who has it open, so after an error the file tells,
+// whatever number the adapter's driver failed with (EIO, often). The library wraps errors as text.
+//
+// ENXIO is not among them: an I2C adapter says so when no chip acknowledges an address
+// (Linux, Documentation/i2c/fault-codes.rst), and the bus is well.
+func (n node) lost(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, text := range []string{"no such device", "bad file descriptor", "file already closed"} { // ENODEV, ENXIO, EBADF
-		if strings.Contains(err.Error(), text) {
-			return fmt.Errorf("%w: %w", drivers.ErrGone, err)
-		}
+	rdev, statErr := deviceAt(n.name)
+	gone := errors.Is(statErr, fs.ErrNotExist) || statErr == nil && rdev != n.rdev
+	for _, e := range []unix.Errno{unix.ENODEV, unix.EBADF, unix.ESHUTDOWN} { // ESHUTDOWN: spidev's
+		// "no such device" also begins ENXIO's "no such device or address".
+		gone = gone || strings.HasSuffix(err.Error(), e.Error())
+	}
+	if gone || strings.HasSuffix(err.Error(), os.ErrClosed.Error()) {
+		return fmt.Errorf("%w: %w", drivers.ErrGone, err)
+	}
+	if strings.HasSuffix(err.Error(), unix.ETIMEDOUT.Error()) { // a bus that is held low
+		return fmt.Errorf("%w: %w", drivers.ErrTimeout, err)
 	}
 	return err
 }
 
-type i2cBus struct{ i2c.Bus }
-
-func (b i2cBus) Tx(addr uint16, w, r []byte) error { return lost(b.Bus.Tx(addr, w, r)) }
-
-type spiPort struct{ spi.Port }
-
-func (p spiPort) Connect(f physic.Frequency, mode spi.Mode, bits int) (spi.Conn, error) {
-	c, err := p.Port.Connect(f, mode, bits)
-	if err != nil {
-		return nil, lost(err)
-	}
-	return spiConn{c}, nil
+type i2cBus struct {
+	i2c.Bus
+	node
 }
 
-type spiConn struct{ spi.Conn }
+func (b i2cBus) Tx(addr uint16, w, r []byte) error { return b.lost(b.Bus.Tx(addr, w, r)) }
+func (b i2cBus) String() string                    { return b.name }
 
-func (c spiConn) Tx(w, r []byte) error { return lost(c.Conn.Tx(w, r)) }
+// spiPort lets several sensors connect to one open device, and one again after it failed; the library's may be
+// connected once only.
+type spiPort struct {
+	spi.Port
+	node
+	conn spi.Conn // nil: not connected yet
+	as   string
+}
 
-func (c spiConn) TxPackets(p []spi.Packet) error { return lost(c.Conn.TxPackets(p)) }
+func (p *spiPort) String() string { return p.name }
+
+func (p *spiPort) Connect(f physic.Frequency, mode spi.Mode, bits int) (spi.Conn, error) {
+	as := fmt.Sprintf("%v, %v, %d bits", f, mode, bits)
+	switch {
+	case p.conn == nil:
+		c, err := p.Port.Connect(f, mode, bits)
+		if err != nil {
+			return nil, p.lost(err)
+		}
+		p.conn, p.as = spiConn{c, p.node}, as
+	case p.as != as:
+		return nil, fmt.Errorf("hostbus: bus %s: %w: connected with %s, and cannot be with %s too", p.name, drivers.ErrWrong, p.as, as)
+	}
+	return p.conn, nil
+}
+
+type spiConn struct {
+	spi.Conn
+	node
+}
+
+func (c spiConn) String() string { return c.name }
+
+func (c spiConn) Tx(w, r []byte) error { return c.lost(c.Conn.Tx(w, r)) }
+
+func (c spiConn) TxPackets(p []spi.Packet) error { return c.lost(c.Conn.TxPackets(p)) }
