@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ type account struct {
 
 	mu       sync.Mutex // protects the following
 	served   map[string][]float64
+	total    map[string]uint64 // of values served, by channel
 	gateway  string
 	epoch    uint32
 	next     uint64                  // all before were compared
@@ -41,7 +43,7 @@ type tally struct {
 const maxWrong = 20
 
 func newAccount(tolerance map[string]float64) *account {
-	return &account{tolerance: tolerance, served: map[string][]float64{}, next: 1, early: map[uint64]pack.Reading{}, channels: map[string]*tally{}}
+	return &account{tolerance: tolerance, served: map[string][]float64{}, total: map[string]uint64{}, next: 1, early: map[uint64]pack.Reading{}, channels: map[string]*tally{}}
 }
 
 // serve notes a value on its way to the gateway.
@@ -49,6 +51,14 @@ func (a *account) serve(channel string, v float64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.served[channel] = append(a.served[channel], v)
+	a.total[channel]++
+}
+
+// totals are how many values were served so far, by channel.
+func (a *account) totals() map[string]uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.total)
 }
 
 // receive takes a payload from the broker.
@@ -140,10 +150,11 @@ type claims struct {
 	delivered uint64            // readings whose outcome is delivered
 	sensors   map[string]uint64 // readings recorded by each sensor, at least
 	errors    map[string]uint64 // failed polls of each sensor
+	others    map[string]uint64 // requests to each sensor that were no polls: homeward check reads without recording
 }
 
 // verify says what is wrong, in plain words; nothing if every reading arrived. complete are the channels of
-// which each value served must have been delivered, but for polls that the gateway counted as failed; all
+// which each value served must have been delivered, but for those of failed polls and of other requests; all
 // are the channels that must have brought something.
 func (a *account) verify(c claims, all, complete []string) (wrong []string) {
 	a.mu.Lock()
@@ -194,8 +205,8 @@ func (a *account) verify(c claims, all, complete []string) (wrong []string) {
 	}
 	for _, name := range complete {
 		sensor, _, _ := strings.Cut(name, "/")
-		if t := a.channels[name]; t != nil && t.skipped > c.errors[sensor] {
-			say("%s: %d values between delivered ones are missing; the gateway counted %d failed polls", name, t.skipped, c.errors[sensor])
+		if t := a.channels[name]; t != nil && t.skipped > c.errors[sensor]+c.others[sensor] {
+			say("%s: %d values between delivered ones are missing; the gateway counted %d failed polls, and %d requests were no polls", name, t.skipped, c.errors[sensor], c.others[sensor])
 		}
 	}
 	return wrong

@@ -36,6 +36,7 @@ func TestVerify(t *testing.T) {
 		{"more than was recorded", [][]byte{rows(7, 1, polls, 1, 2, 3, 4, 5)}, nil, "recorded 4 readings; the broker got numbers 1 to 5"},
 		{"a value was skipped", [][]byte{rows(7, 1, polls, 1, 2, 4, 5)}, nil, "1 values between delivered ones are missing; the gateway counted 0"},
 		{"a poll failed, and was counted", [][]byte{rows(7, 1, polls, 1, 2, 4, 5)}, func(c *claims) { c.errors["boiler"] = 1 }, ""},
+		{"read by homeward check", [][]byte{rows(7, 1, polls, 1, 2, 4, 5)}, func(c *claims) { c.others = map[string]uint64{"boiler": 1} }, ""},
 		{"changed", [][]byte{rows(7, 1, polls, 1, 2.001, 3, 4)}, nil, "reading 2 of boiler/polls is 2.001: no value that was served"},
 		{"twice under two numbers", [][]byte{rows(7, 1, polls, 1, 2, 2, 3)}, nil, "reading 3 of boiler/polls is 2: no value that was served"},
 		{"in the wrong order", [][]byte{rows(7, 1, polls, 1, 3, 2, 4)}, nil, "reading 3 of boiler/polls is 2"},

@@ -3,10 +3,12 @@ package cli
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,13 +16,34 @@ import (
 	"go.uber.org/goleak"
 )
 
-// built is the gateway's program, made from this tree.
-func built(t *testing.T) string {
-	path := filepath.Join(t.TempDir(), "homeward")
+// programs is where built puts what it builds.
+var programs string
+
+func TestMain(m *testing.M) {
+	var err error
+	if programs, err = os.MkdirTemp("", "homeward-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(programs)
+	os.Exit(code)
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(programs, "homeward")
 	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", path, "homeward/cmd/homeward")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return path, nil
+})
+
+// built is the gateway's program, made from this tree.
+func built(t *testing.T) string {
+	path, err := build()
+	require.NoError(t, err)
 	return path
 }
 
@@ -56,7 +79,19 @@ func TestDemo(t *testing.T) {
 		root := Command()
 		root.SetArgs([]string{"demo", "--dir", dir, "--homeward", program})
 		root.SetOut(&out)
+		checked := make(chan error, 1)
+		go func() { // what a user would do meanwhile; it reads the instruments, too
+			time.Sleep(2 * time.Second)
+			check := exec.Command(program, "check", "--config", filepath.Join(dir, "homeward.yaml"))
+			check.Env = childEnv(os.Environ())
+			text, err := check.CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, text)
+			}
+			checked <- err
+		}()
 		require.NoError(t, root.ExecuteContext(ctx), "%s", &out)
+		require.NoError(t, <-checked)
 		require.Contains(t, out.String(), "left in "+dir)
 		for _, name := range []string{"homeward.yaml", "homeward.log", "state"} {
 			_, err := os.Stat(filepath.Join(dir, name))
