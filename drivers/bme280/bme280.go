@@ -81,15 +81,21 @@ func (o *Options) Check() (faults []drivers.Fault) {
 		}
 	case "i2c", "spi":
 		o.kind = drivers.BusKind(o.Interface)
+		if named != "" && o.kind != named && !strings.HasPrefix(o.BusName, "sim:") {
+			fault("interface", o.Interface, string(named)+", as the bus's name says, or nothing")
+		}
 	default:
 		fault("interface", o.Interface, "i2c or spi")
 	}
-	if o.Address == nil {
+	switch {
+	case o.kind == drivers.SPI:
+		if o.Address != nil {
+			fault("address", fmt.Sprintf("%#x", *o.Address), "no address: SPI devices are told apart by their chip select")
+		}
+	case o.Address == nil:
 		o.Address = new(int)
 		*o.Address = 0x76
-	} else if o.kind == drivers.SPI {
-		fault("address", *o.Address, "no address: SPI devices are told apart by their chip select")
-	} else if *o.Address != 0x76 && *o.Address != 0x77 {
+	case *o.Address != 0x76 && *o.Address != 0x77:
 		fault("address", fmt.Sprintf("%#x", *o.Address), "0x76 or 0x77, by the chip's pin SDO")
 	}
 	o.osrs = 1
@@ -116,7 +122,7 @@ func (o *Options) Check() (faults []drivers.Fault) {
 		j := o.quantity(c.Name)
 		if j < 0 {
 			fault(fmt.Sprintf("channels[%d].name", i), c.Name, known)
-			continue
+			continue // its unit cannot be known
 		}
 		q := quantities[j]
 		if c.Unit != nil && *c.Unit != q.unit {

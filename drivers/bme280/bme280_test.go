@@ -153,6 +153,8 @@ func TestCheckNamesMistakes(t *testing.T) {
 		{Options{BusName: "/dev/spidev0.0", Address: &bad}, "address"},
 		{Options{BusName: "/dev/thing"}, "interface"},
 		{Options{BusName: "/dev/i2c-1", Interface: "usb"}, "interface"},
+		{Options{BusName: "/dev/i2c-1", Interface: "spi"}, "interface"},
+		{Options{BusName: "/dev/spidev0.0", Interface: "i2c"}, "interface"},
 		{Options{BusName: "/dev/i2c-1", Oversampling: &v}, "oversampling"},
 		{Options{BusName: "/dev/i2c-1", Chans: []Channel{{drivers.Channel{Name: "temperatur"}}}}, "channels[0].name"},
 		{Options{BusName: "/dev/i2c-1", bmp: true, Chans: []Channel{{drivers.Channel{Name: "humidity"}}}}, "channels[0].name"},

@@ -134,7 +134,12 @@ func (d *Dev) Read(ctx context.Context) ([]drivers.Reading, error) {
 			errs = append(errs, fmt.Errorf("mcp3008: channel %s, input %d: %w", c.Name, *c.Input, err))
 			continue
 		}
-		out = append(out, drivers.Reading{Channel: c.Name, Value: round(float64(code)**c.Scale + c.Offset), Unit: *c.Unit})
+		v := round(float64(code)**c.Scale + c.Offset)
+		if err := drivers.CheckValue(v); err != nil {
+			errs = append(errs, fmt.Errorf("mcp3008: channel %s: code %d with its scale and offset: %w", c.Name, code, err))
+			continue
+		}
+		out = append(out, drivers.Reading{Channel: c.Name, Value: v, Unit: *c.Unit})
 	}
 	return out, errors.Join(errs...)
 }
