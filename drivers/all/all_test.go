@@ -1,0 +1,34 @@
+package all
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestFactories: every name is a driver's alone, and an empty configuration is refused with words, never
+// with a panic.
+func TestFactories(t *testing.T) {
+	taken := map[string]string{}
+	for _, f := range Factories {
+		require.NotEmpty(t, f.Summary, f.Name)
+		for _, name := range append([]string{f.Name}, f.Aliases...) {
+			require.Regexp(t, `^[a-z][a-z0-9]*$`, name)
+			require.Empty(t, taken[name], "%s is a name of two drivers", name)
+			taken[name] = f.Name
+			o := f.New(name)
+			require.NotSame(t, o, f.New(name), "each sensor has its own options")
+			faults := o.Check()
+			require.NotEmpty(t, faults, name)
+			for _, x := range faults {
+				require.NotEmpty(t, x.Path, name)
+				require.NotEmpty(t, x.Want, "%s %s", name, x.Path)
+			}
+		}
+	}
+	require.Equal(t, map[string]string{
+		"bme280": "bme280", "bmp280": "bme280",
+		"mcp3008": "mcp3008", "mcp3208": "mcp3008",
+		"modbus": "modbus",
+	}, taken)
+}
