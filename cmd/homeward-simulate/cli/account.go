@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 
@@ -159,13 +160,18 @@ type claims struct {
 func (a *account) verify(c claims, all, complete []string) (wrong []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	got, beyond := a.next-1, uint64(len(a.early))
+	for _, seq := range slices.Sorted(maps.Keys(a.early)) { // what lies beyond a hole is compared as well
+		a.compare(a.early[seq])
+		delete(a.early, seq)
+	}
 	wrong = append(wrong, a.wrong...)
 	if more := a.wrongs - len(a.wrong); more > 0 {
 		wrong = append(wrong, fmt.Sprintf("and %d more of that kind", more))
 	}
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	if got := a.next - 1; got != c.recorded || len(a.early) > 0 {
-		say("the gateway recorded %d readings; the broker got numbers 1 to %d without a hole, and %d beyond a hole", c.recorded, got, len(a.early))
+	if got != c.recorded || beyond > 0 {
+		say("the gateway recorded %d readings; the broker got numbers 1 to %d without a hole, and %d beyond a hole", c.recorded, got, beyond)
 	}
 	if c.delivered != c.recorded {
 		say("the gateway recorded %d readings and counts %d as delivered", c.recorded, c.delivered)
@@ -200,8 +206,8 @@ func (a *account) verify(c claims, all, complete []string) (wrong []string) {
 		}
 		sum += t.delivered
 	}
-	if sum != a.next-1 {
-		say("%d readings by channel, %d by number", sum, a.next-1)
+	if sum != got+beyond {
+		say("%d readings by channel, %d by number", sum, got+beyond)
 	}
 	for _, name := range complete {
 		sensor, _, _ := strings.Cut(name, "/")

@@ -79,6 +79,7 @@ func TestVerify(t *testing.T) {
 				return
 			}
 			require.Contains(t, fmt.Sprint(wrong), c.want)
+			require.NotContains(t, fmt.Sprint(wrong), "by number", "each reading is accounted to its channel")
 		})
 	}
 }
