@@ -9,7 +9,6 @@
 package pack
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -38,7 +37,7 @@ type Gap struct {
 	N              uint64  `json:"n"`
 	TFrom          int64   `json:"t_from"` // Unix ms; 0 unknown
 	TTo            int64   `json:"t_to"`
-	Reason         string  `json:"reason"`
+	Reason         string  `json:"reason"`                    // 1 to 64 bytes
 	MaybeDelivered bool    `json:"maybe_delivered,omitempty"` // it was tried and no answer came
 }
 
@@ -80,25 +79,19 @@ const TimeLayout = "2006-01-02T15:04:05.000Z"
 
 // Lines writes a payload as JSON lines, one a reading and one a gap.
 func Lines(w io.Writer, p Payload) error {
-	gateway := quote(p.Gateway)
+	start := appendString([]byte(`{"gateway":`), p.Gateway)
+	start = strconv.AppendUint(append(start, `,"epoch":`...), uint64(p.Epoch), 10)
 	var b []byte
 	for _, r := range p.Readings {
-		b = append(b[:0], `{"gateway":`...)
-		b = append(b, gateway...)
-		b = append(b, `,"epoch":`...)
-		b = strconv.AppendUint(b, uint64(p.Epoch), 10)
-		b = append(b, `,"seq":`...)
+		b = append(append(b[:0], start...), `,"seq":`...)
 		b = strconv.AppendUint(b, r.Seq, 10)
 		b = append(b, `,"time":"`...)
 		b = time.UnixMilli(r.TimeMS).UTC().AppendFormat(b, TimeLayout)
 		b = append(b, `","t_ms":`...)
 		b = strconv.AppendInt(b, r.TimeMS, 10)
-		b = append(b, `,"channel":`...)
-		b = append(b, quote(r.Channel)...)
-		b = append(b, `,"value":`...)
-		b = appendNumber(b, r.Value)
-		b = append(b, `,"unit":`...)
-		b = append(b, quote(string(r.Unit))...)
+		b = appendString(append(b, `,"channel":`...), r.Channel)
+		b = appendNumber(append(b, `,"value":`...), r.Value)
+		b = appendString(append(b, `,"unit":`...), string(r.Unit))
 		b = append(b, `,"quality":"`...)
 		b = append(b, r.Quality.String()...)
 		b = append(b, "\"}\n"...)
@@ -107,15 +100,8 @@ func Lines(w io.Writer, p Payload) error {
 		}
 	}
 	for _, g := range p.Gaps {
-		text, err := json.Marshal(struct {
-			Gateway string `json:"gateway"`
-			Epoch   uint32 `json:"epoch"`
-			Gap     Gap    `json:"gap"`
-		}{p.Gateway, p.Epoch, g})
-		if err != nil {
-			return err
-		}
-		if _, err := w.Write(append(text, '\n')); err != nil {
+		b = appendGap(append(append(b[:0], start...), `,"gap":`...), g)
+		if _, err := w.Write(append(b, "}\n"...)); err != nil {
 			return err
 		}
 	}

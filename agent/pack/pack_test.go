@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -48,27 +49,37 @@ func vectors() map[string]*Rows {
 	return v
 }
 
+// TestVectors: what is in testdata/rows is read for ever; what this release writes is there.
 func TestVectors(t *testing.T) {
+	const dir = "testdata/rows"
 	for name, r := range vectors() {
-		path := filepath.Join("testdata", "rows", name+".json")
-		lines := func() []byte {
-			p, err := Decode(r.Bytes())
-			require.NoError(t, err)
-			var b bytes.Buffer
-			require.NoError(t, Lines(&b, p))
-			return b.Bytes()
-		}
+		path := filepath.Join(dir, name+".json")
 		if *update {
 			require.NoError(t, os.WriteFile(path, r.Bytes(), 0o644))
-			require.NoError(t, os.WriteFile(strings.TrimSuffix(path, ".json")+".lines", lines(), 0o644))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name+".lines"), lines(t, r.Bytes()), 0o644))
 		}
 		want, err := os.ReadFile(path)
 		require.NoError(t, err)
 		require.Equal(t, string(want), string(r.Bytes()), name)
-		wantLines, err := os.ReadFile(strings.TrimSuffix(path, ".json") + ".lines")
-		require.NoError(t, err)
-		require.Equal(t, string(wantLines), string(lines()), name)
 	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	require.NoError(t, err)
+	require.Greater(t, len(files), len(vectors()), "and some that others wrote")
+	for _, path := range files {
+		payload, err := os.ReadFile(path)
+		require.NoError(t, err)
+		want, err := os.ReadFile(strings.TrimSuffix(path, ".json") + ".lines")
+		require.NoError(t, err)
+		require.Equal(t, string(want), string(lines(t, payload)), path)
+	}
+}
+
+func lines(t testing.TB, payload []byte) []byte {
+	p, err := Decode(payload)
+	require.NoError(t, err)
+	var b bytes.Buffer
+	require.NoError(t, Lines(&b, p))
+	return b.Bytes()
 }
 
 func TestExampleIsTheDocumentedOne(t *testing.T) {
@@ -119,9 +130,11 @@ func TestNeverOverTheLimitAndNothingLost(t *testing.T) {
 				continue
 			}
 			p := genPoll(t, "channels")
-			before := r.Bytes()
+			before, full := r.Bytes(), r.Full()
 			n := len(p.Readings)
-			if !r.Add(p) {
+			added := r.Add(p)
+			require.False(t, added && full, "added to a full one")
+			if !added {
 				if rapid.Bool().Draw(t, "part") {
 					longer := r.clone()
 					n = r.AddPart(p)
@@ -151,14 +164,8 @@ func TestNeverOverTheLimitAndNothingLost(t *testing.T) {
 		require.Equal(t, gaps, out.Gaps)
 		for i := range out.Readings {
 			require.Equal(t, h.First+uint64(i), out.Readings[i].Seq)
-			out.Readings[i].Seq = 0
 		}
-		order := func(a, b Reading) int {
-			return cmp.Or(cmp.Compare(a.Channel, b.Channel), cmp.Compare(a.TimeMS, b.TimeMS), cmp.Compare(a.Value, b.Value), cmp.Compare(a.Unit, b.Unit), cmp.Compare(a.Quality, b.Quality))
-		}
-		slices.SortFunc(in, order)
-		slices.SortFunc(out.Readings, order)
-		require.Equal(t, in, append([]Reading(nil), out.Readings...))
+		require.Equal(t, sorted(in), sorted(out.Readings))
 	})
 }
 
@@ -167,38 +174,94 @@ func TestDecodeRefuses(t *testing.T) {
 	_, err := Decode([]byte(good))
 	require.NoError(t, err)
 	for _, tc := range []struct{ old, new, says string }{
-		{good, "", "empty"},
+		{good, "", "empty payload"},
 		{"{", "[", "first byte"},
-		{`"gw":"g"`, `"gw":""`, "gw"},
+		{"}", "", "not JSON"},
+		{`"gw":"g"`, `"gw":""`, `gw: "": want`},
+		{`"gw":"g"`, `"gw":7`, `gw: 7: want`},
+		{`"gw":"g"`, `"gw":"` + strings.Repeat("n", 256) + `"`, "gw:"},
 		{`"gw":"g",`, ``, "gw: missing"},
-		{`"e":1`, `"e":-1`, "e"},
-		{`"e":1`, `"e":4294967296`, "e"},
-		{`"n":2`, `"n":3`, "n: 3"},
+		{`"gw"`, `"GW"`, `"GW": unknown`},
+		{`"gw":"g"`, `"gw":"g","gw":"h"`, "gw: "},
+		{`"e":1`, `"e":-1`, "e: -1"},
+		{`"e":1`, `"e":4294967296`, "e: 4294967296"},
+		{`"e":1`, `"e":1.0`, "e: 1.0"},
+		{`"e":1,`, ``, "e: missing"},
+		{`"n":2`, `"n":3`, "n: 3: want 2"},
+		{`"n":2`, `"n":4294967298`, "n: 4294967298"},
+		{`"n":2,`, ``, "n: missing"},
 		{`"s":1`, `"s":0`, "s: 0"},
 		{`"s":1`, `"s":18446744073709551615`, "s:"},
-		{`"t":5`, `"t":5.5`, "t"},
-		{`"t":5`, `"t":9007199254740993`, "t:"},
-		{`"u":["V",""]`, `"u":["V"]`, "g[0].u"},
-		{`[[0,1,2]]`, `[[0,1]]`, "g[0].r[0]"},
-		{`[[0,1,2]]`, `[[0.5,1,2]]`, "g[0].r[0][0]"},
-		{`[[0,1,2]]`, `[[null,1,2]]`, "g[0].r[0][0]"},
-		{`[[0,1,2]]`, `[[0,1,1e999]]`, "1e999"},
-		{`[[0,1,2]]`, `[[0,1,"2"]]`, "string"},
-		{`[[0,1,2]]`, `[[0,1,2]],"q":[]`, "g[0].q"},
-		{`[[0,1,2]]`, `[[0,1,2]],"q":[[null,"fine",null]]`, "g[0].q[0][1]"},
-		{`}]}`, `}],"x":1}`, "unknown field"},
-		{`}]}`, `}]}{}`, "follows"},
+		{`"s":1,`, ``, "s: missing"},
+		{`"t":5`, `"t":5.5`, "t: 5.5"},
+		{`"t":5`, `"t":253402300800000`, "t:"},
+		{`"t":5,`, ``, "t: missing"},
+		{`"t":5,`, `"t":5}`, "not JSON"},
+		{`,"g":[{"c":["a/b","a/c"],"u":["V",""],"r":[[0,1,2]]}]`, ``, "g: missing"},
+		{`[{"c"`, `[null,{"c"`, "g[0]: null: want an object"},
+		{`"c":["a/b","a/c"]`, `"c":[]`, "g[0].c: []"},
+		{`"c":["a/b","a/c"],`, ``, "g[0].c: missing"},
+		{`"a/c"`, `""`, `g[0].c[1]: ""`},
 		{`"a/b"`, `"` + strings.Repeat("n", 256) + `"`, "g[0].c[0]"},
 		{`"a/b"`, "\"\xff\"", "UTF-8"},
-		{`}]}`, `}],"gap":[{"from":2,"to":1,"n":1,"t_from":0,"t_to":0,"reason":"x"}]}`, "gap[0]"},
-		{`}]}`, `}],"gap":[{"from":2,"to":null,"n":1,"t_from":0,"t_to":0,"reason":"x"}]}`, "gap[0]"},
-		{`}]}`, `}],"gap":[{"n":1,"reason":""}]}`, "gap[0].reason"},
+		{`"u":["V",""]`, `"u":["V"]`, "g[0].u"},
+		{`"u":["V",""]`, `"u":["V",null]`, "g[0].u[1]"},
+		{`"u":["V",""]`, `"u":["` + strings.Repeat("V", 65) + `",""]`, "g[0].u[0]"},
+		{`[[0,1,2]]`, `[[0,1]]`, "g[0].r[0][2]: missing"},
+		{`[[0,1,2]]`, `[[0,1,2,3]]`, "g[0].r[0]"},
+		{`[[0,1,2]]`, `[[]]`, "g[0].r[0][0]: missing"},
+		{`[[0,1,2]]`, `[7]`, "g[0].r[0]: 7: want an array"},
+		{`[[0,1,2]]`, `[[0.5,1,2]]`, "g[0].r[0][0]"},
+		{`[[0,1,2]]`, `[[null,1,2]]`, "g[0].r[0][0]"},
+		{`[[0,1,2]]`, `[[253402300799995,1,2]]`, "g[0].r[0][0]"},
+		{`[[0,1,2]]`, `[[0,1,1e999]]`, "g[0].r[0][2]: 1e999"},
+		{`[[0,1,2]]`, `[[0,1,"2"]]`, `g[0].r[0][2]: "2"`},
+		{`[[0,1,2]]`, `[[0,1,true]]`, `g[0].r[0][2]: true`},
+		{`[[0,1,2]]`, `[[0,1,[2]]]`, `g[0].r[0][2]: [2]`},
+		{`[[0,1,2]]`, `[[0,1,2]],"q":[]`, "g[0].q: []"},
+		{`[[0,1,2]]`, `[[0,1,2]],"q":null`, "g[0].q: null"},
+		{`[[0,1,2]]`, `[[0,1,2]],"q":[[null,null,null],[]]`, "g[0].q"},
+		{`[[0,1,2]]`, `[[0,1,2]],"q":[[null,null]]`, "g[0].q[0][2]: missing"},
+		{`[[0,1,2]]`, `[[0,1,2]],"q":[[null,null,null,null]]`, "g[0].q[0]"},
+		{`[[0,1,2]]`, `[[0,1,2]],"q":[["suspect",null,null]]`, "g[0].q[0][0]"},
+		{`[[0,1,2]]`, `[[0,1,2]],"q":[[null,"fine",null]]`, `g[0].q[0][1]: "fine"`},
+		{`[[0,1,2]]`, `[[0,1,2]],"q":[[null,1,null]]`, `g[0].q[0][1]: 1`},
+		{`"n":2,"t":5,"g":[{"c":["a/b","a/c"],"u":["V",""],"r":[[0,1,2]]`, `"n":1,"t":5,"g":[{"c":["a/b","a/c"],"u":["V",""],"r":[[0,1,null]],"q":[[null,null,"suspect"]]`, "g[0].q[0][2]"},
+		{`}]}`, `}],"x":1}`, `"x": unknown`},
+		{`}]}`, `,"x":1}]}`, `g[0]."x": unknown`},
+		{`}]}`, `}]}{}`, "not JSON"},
+		{`}]}`, `}],"gap":{}}`, "gap: {}"},
+		{`}]}`, `}],"gap":[{"from":2,"to":1,"n":1,"t_from":0,"t_to":0,"reason":"x"}]}`, "gap[0].to: 1"},
+		{`}]}`, `}],"gap":[{"from":0,"to":1,"n":1,"t_from":0,"t_to":0,"reason":"x"}]}`, "gap[0].from: 0"},
+		{`}]}`, `}],"gap":[{"from":2,"to":null,"n":1,"t_from":0,"t_to":0,"reason":"x"}]}`, "gap[0].to: null"},
+		{`}]}`, `}],"gap":[{"to":null,"n":1,"t_from":0,"t_to":0,"reason":"x"}]}`, "gap[0].from: missing"},
+		{`}]}`, `}],"gap":[{"from":null,"to":null,"n":-1,"t_from":0,"t_to":0,"reason":"x"}]}`, "gap[0].n"},
+		{`}]}`, `}],"gap":[{"from":null,"to":null,"n":1,"t_to":0,"reason":"x"}]}`, "gap[0].t_from: missing"},
+		{`}]}`, `}],"gap":[{"from":null,"to":null,"n":1,"t_from":0,"t_to":1e3,"reason":"x"}]}`, "gap[0].t_to: 1e3"},
+		{`}]}`, `}],"gap":[{"from":null,"to":null,"n":1,"t_from":0,"t_to":0,"reason":""}]}`, "gap[0].reason"},
+		{`}]}`, `}],"gap":[{"from":null,"to":null,"n":1,"t_from":0,"t_to":0,"reason":"x","maybe_delivered":1}]}`, "gap[0].maybe_delivered: 1"},
+		{`[[0,1,2]]`, strings.Repeat("[", 20000) + strings.Repeat("]", 20000), "depth"},
 	} {
 		_, err := Decode([]byte(strings.Replace(good, tc.old, tc.new, 1)))
-		require.ErrorContains(t, err, tc.says, "%s → %s", tc.old, tc.new)
+		require.ErrorContains(t, err, tc.says, "%s → %.200s", tc.old, tc.new)
+		require.True(t, strings.HasPrefix(err.Error(), "pack: "), "%v", err)
+		require.Less(t, len(err.Error()), 300)
 	}
 	_, err = Decode(append([]byte(good), make([]byte, MaxPayload)...))
 	require.ErrorContains(t, err, "at most")
+}
+
+// TestDecodeIsBounded: a payload that lies about its contents costs memory in proportion to its own size.
+func TestDecodeIsBounded(t *testing.T) {
+	for _, filler := range []string{"[],", "{},", "[[", `"",`, "0,"} {
+		hostile := `{"gw":"g","e":1,"s":1,"n":2147483647,"t":5,"g":[` + strings.Repeat(filler, (MaxPayload-200)/len(filler)) + `0]}`
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Decode([]byte(hostile))
+		runtime.ReadMemStats(&after)
+		require.Error(t, err)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(48<<20), filler)
+	}
 }
 
 func TestDecoderPassesOverBadLines(t *testing.T) {
@@ -224,7 +287,43 @@ func TestDecoderPassesOverBadLines(t *testing.T) {
 	require.Equal(t, 5, strings.Count(out.String(), "\n"))
 }
 
-// FuzzDecode: no input makes Decode panic, and what it takes survives a second round.
+// reference decodes with the standard library alone, and leniently.
+func reference(t *testing.T, data []byte) (p Payload) {
+	var w struct {
+		GW string
+		E  uint32
+		S  uint64
+		T  int64
+		G  []struct {
+			C, U []string
+			R    [][]*float64
+			Q    [][]*string
+		}
+		Gap []Gap
+	}
+	require.NoError(t, json.Unmarshal(data, &w))
+	p = Payload{Header: Header{w.GW, w.E, w.S}, Gaps: w.Gap}
+	for _, g := range w.G {
+		for k, row := range g.R {
+			for j, v := range row[1:] {
+				if v == nil {
+					continue
+				}
+				r := Reading{p.First + uint64(len(p.Readings)), w.T + int64(*row[0]), g.C[j], *v, drivers.Unit(g.U[j]), drivers.Good}
+				if g.Q != nil && g.Q[k][j+1] != nil {
+					q, err := drivers.ParseQuality(*g.Q[k][j+1])
+					require.NoError(t, err)
+					r.Quality = q
+				}
+				p.Readings = append(p.Readings, r)
+			}
+		}
+	}
+	return p
+}
+
+// FuzzDecode: no input makes Decode panic; what it takes, the standard library reads the
+// same; and it survives a second round.
 func FuzzDecode(f *testing.F) {
 	files, err := filepath.Glob("testdata/rows/*.json")
 	require.NoError(f, err)
@@ -237,19 +336,153 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := Decode(data)
 		if err != nil {
+			require.Less(t, len(err.Error()), 300)
 			return
 		}
-		var b bytes.Buffer
-		require.NoError(t, Lines(&b, p))
-		for _, line := range bytes.Split(bytes.TrimSpace(b.Bytes()), []byte("\n")) {
+		want := reference(t, data)
+		require.Equal(t, want.Header, p.Header)
+		require.Equal(t, len(want.Gaps), len(p.Gaps))
+		require.True(t, slices.Equal(want.Readings, p.Readings), "want %v, got %v", want.Readings, p.Readings)
+
+		out := lines(t, data)
+		require.Equal(t, len(p.Readings)+len(p.Gaps), bytes.Count(out, []byte("\n")))
+		for _, line := range bytes.Split(bytes.TrimSpace(out), []byte("\n")) {
 			require.True(t, len(line) == 0 || json.Valid(line), "%s", line)
 		}
+
 		r := NewRows(p.Header, math.MaxInt)
+		for _, g := range p.Gaps {
+			require.True(t, r.AddGap(g))
+		}
 		for _, x := range p.Readings {
 			require.True(t, r.Add(Poll{x.TimeMS, []drivers.Reading{{Channel: x.Channel, Value: x.Value, Unit: x.Unit, Quality: x.Quality}}}))
 		}
-		_, err = Decode(r.Bytes())
+		if r.Size() > MaxPayload {
+			return
+		}
+		again, err := Decode(r.Bytes())
 		require.NoError(t, err)
+		require.Equal(t, p.Gaps, again.Gaps)
+		require.True(t, slices.Equal(sorted(p.Readings), sorted(again.Readings)))
+	})
+}
+
+// sorted is the readings in an order that does not depend on the payload's groups.
+func sorted(all []Reading) []Reading {
+	all = slices.Clone(all)
+	for i := range all {
+		all[i].Seq = 0
+	}
+	slices.SortFunc(all, func(a, b Reading) int {
+		return cmp.Or(cmp.Compare(a.Channel, b.Channel), cmp.Compare(a.TimeMS, b.TimeMS), cmp.Compare(a.Value, b.Value), cmp.Compare(a.Unit, b.Unit), cmp.Compare(a.Quality, b.Quality))
+	})
+	return all
+}
+
+func TestNumbersAndStrings(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := rapid.Float64().Draw(t, "number")
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return
+		}
+		want, err := json.Marshal(v)
+		require.NoError(t, err)
+		require.Equal(t, strings.Replace(string(want), "e+", "e", 1), string(appendNumber(nil, v)))
+		s := string(rapid.OneOf(rapid.SliceOf(rapid.Byte()), rapid.Map(rapid.String(), func(s string) []byte { return []byte(s) })).Draw(t, "string"))
+		var back string
+		quoted := appendString(nil, s)
+		require.NoError(t, json.Unmarshal(quoted, &back))
+		require.Equal(t, strings.ToValidUTF8(s, "\ufffd"), collapse(back), "%q", quoted)
+	})
+	for _, s := range []string{"", "a/b", `"\`, "\x00\n\x1f", "<&>", "\u2028\u2029", "ü𝄞"} {
+		var back string
+		quoted := appendString(nil, s)
+		require.NoError(t, json.Unmarshal(quoted, &back))
+		require.Equal(t, s, back)
+		require.NotContains(t, string(quoted), "\n")
+	}
+}
+
+// collapse makes one U+FFFD of several, as strings.ToValidUTF8 does.
+func collapse(s string) string {
+	for strings.Contains(s, "\ufffd\ufffd") {
+		s = strings.ReplaceAll(s, "\ufffd\ufffd", "\ufffd")
+	}
+	return s
+}
+
+// TestOrder: rows of a group are in the order in which they came, also when the clock steps back.
+func TestOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := NewRows(Header{"g", 1, 1}, 10_000)
+		var times []int64
+		for range rapid.IntRange(1, 50).Draw(t, "polls") {
+			at := rapid.Int64Range(-5000, 1.7e12).Draw(t, "time")
+			require.True(t, r.Add(Poll{at, []drivers.Reading{reading("a/b", 1, "V"), reading("a/c", 2, "A")}}))
+			times = append(times, at)
+		}
+		p, err := Decode(r.Bytes())
+		require.NoError(t, err)
+		for i, at := range times {
+			require.Equal(t, at, p.Readings[2*i].TimeMS)
+			require.Equal(t, "a/b", p.Readings[2*i].Channel)
+			require.Equal(t, "a/c", p.Readings[2*i+1].Channel)
+		}
+	})
+}
+
+// TestGrouping: a subset shares the group where blanks are cheaper than names, and not where they are dearer.
+func TestGrouping(t *testing.T) {
+	all := make([]drivers.Reading, 12)
+	for i := range all {
+		all[i] = reading(fmt.Sprintf("meter/%c", 'a'+i), float64(i), "W")
+	}
+	r := NewRows(Header{"g", 1, 1}, 2000)
+	require.True(t, r.Add(Poll{0, all}))
+	require.True(t, r.Add(Poll{1, all[1:11]}))
+	require.Len(t, r.groups, 1)
+	require.True(t, r.Add(Poll{2, all[5:6]}))
+	require.Len(t, r.groups, 2, "eleven blanks are longer than a name")
+	require.True(t, r.Add(Poll{3, []drivers.Reading{all[1], all[0]}}))
+	require.Len(t, r.groups, 3, "another order")
+	require.True(t, r.Add(Poll{4, []drivers.Reading{reading("meter/a", 1, "kW"), reading("meter/b", 1, "W")}}))
+	require.Len(t, r.groups, 4, "another unit")
+	_, err := Decode(r.Bytes())
+	require.NoError(t, err)
+}
+
+func TestNoNumberFitsNowhere(t *testing.T) {
+	r := NewRows(Header{"g", 1, 1}, 2000)
+	for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+		p := Poll{5, []drivers.Reading{reading("a/b", 1, ""), reading("a/c", v, "")}}
+		before := r.Bytes()
+		require.False(t, r.Add(p))
+		require.Equal(t, before, r.Bytes())
+		require.Equal(t, 1, r.AddPart(p))
+		require.Zero(t, r.AddPart(Poll{5, p.Readings[1:]}))
+	}
+	_, err := Decode(r.Bytes())
+	require.NoError(t, err)
+}
+
+// TestPartIsTheLongestPrefix of a poll that is too large alone.
+func TestPartIsTheLongestPrefix(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := Poll{Time: 1.7e12}
+		for i := range rapid.IntRange(1, 40).Draw(t, "channels") {
+			p.Readings = append(p.Readings, drivers.Reading{Channel: fmt.Sprintf("m/%d", i), Value: rapid.Float64Range(-1e3, 1e3).Draw(t, "value"),
+				Quality: rapid.SampledFrom([]drivers.Quality{drivers.Good, drivers.Suspect}).Draw(t, "quality")})
+		}
+		limit := rapid.IntRange(60, 1000).Draw(t, "limit")
+		best := 0
+		for n := range p.Readings {
+			if NewRows(Header{"g", 1, 1}, limit).Add(Poll{p.Time, p.Readings[:n+1]}) {
+				best = n + 1
+			}
+		}
+		r := NewRows(Header{"g", 1, 1}, limit)
+		require.Equal(t, best, r.AddPart(p))
+		require.Equal(t, best, r.Len())
 	})
 }
 
@@ -268,4 +501,18 @@ func BenchmarkRows(b *testing.B) {
 		_ = r.Bytes()
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/reading")
+}
+
+func BenchmarkDecode(b *testing.B) {
+	b.ReportAllocs()
+	r := NewRows(Header{"gw-0017", 3, 1}, 1024)
+	for i := int64(0); r.Add(Poll{1.7e12 + i*1000, []drivers.Reading{reading("boiler/flow", float64(i%700)/10, "Cel"), reading("boiler/energy", 103.2, "kWh")}}); i++ {
+	}
+	payload := r.Bytes()
+	for b.Loop() {
+		if _, err := Decode(payload); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*r.Len()), "ns/reading")
 }

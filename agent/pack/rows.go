@@ -1,10 +1,6 @@
 package pack
 
 import (
-	"bytes"
-	"encoding/json"
-	"fmt"
-	"io"
 	"math"
 	"slices"
 	"strconv"
@@ -16,26 +12,55 @@ import (
 // Rows fills one payload of the format rows; docs/payload.md draws it. The zero value is not
 // usable; see [NewRows].
 type Rows struct {
-	header Header
 	max    int
 	start  []byte // up to and with `"n":`
 	n      int
-	base   int64 // set with the first poll or gap
-	based  bool
+	base   int64 // of the first poll; before that, of the last gap
+	based  bool  // by a poll
 	groups []*group
 	body   int // bytes of all groups, without the commas between them
 	gaps   []byte
-	row    []byte // scratch
-	marks  []byte // scratch: the row's qualities
+
+	// Scratch, so that a steady stream of polls allocates nothing.
+	row, best line
+	head      []byte
 }
 
 // group is polls with the same channels, or some of them.
 type group struct {
 	columns []drivers.Reading // channel and unit alone count
 	head    []byte            // {"c":[…],"u":[…],"r":[
-	rows    []byte            // joined by commas
-	marks   []byte            // qualities in the same shape
-	marked  bool              // some quality is not good
+	n       int
+	rows    []byte // n of them, joined by commas
+	marks   []byte // their qualities in the same shape; nil while all are good
+}
+
+func (g *group) add(l *line) {
+	if g.n > 0 {
+		g.rows = append(g.rows, ',')
+	}
+	g.rows = append(g.rows, l.values...)
+	switch {
+	case g.marks != nil:
+		g.marks = append(append(g.marks, ','), l.marks...)
+	case l.marked:
+		for range g.n {
+			g.marks = append(g.marks, '[')
+			for range g.columns {
+				g.marks = append(g.marks, "null,"...)
+			}
+			g.marks = append(g.marks, "null],"...)
+		}
+		g.marks = append(g.marks, l.marks...)
+	}
+	g.n++
+}
+
+// line is a poll as a row of some group.
+type line struct {
+	values []byte
+	marks  []byte
+	marked bool
 }
 
 const (
@@ -45,21 +70,15 @@ const (
 	rowsEnd    = `]}`
 	groupMarks = `],"q":[`
 	groupEnd   = `]}`
-)
 
-func (g *group) size() int {
-	n := len(g.head) + len(g.rows) + len(groupEnd)
-	if g.marked {
-		n += len(groupMarks) + len(g.marks)
-	}
-	return n
-}
+	shortestGroup = `,{"c":["a"],"u":[""],"r":[[0,0]]}`
+)
 
 // NewRows begins a payload of at most max bytes.
 func NewRows(h Header, max int) *Rows {
-	r := &Rows{header: h, max: max}
+	r := &Rows{max: max}
 	r.start = append(r.start, `{"gw":`...)
-	r.start = append(r.start, quote(h.Gateway)...)
+	r.start = appendString(r.start, h.Gateway)
 	r.start = append(r.start, `,"e":`...)
 	r.start = strconv.AppendUint(r.start, uint64(h.Epoch), 10)
 	r.start = append(r.start, `,"s":`...)
@@ -82,80 +101,90 @@ func (r *Rows) size(n int, base int64, groups, body, gaps int) int {
 	return s
 }
 
-// Add takes a whole poll. False: it does not fit, and nothing has changed.
+// Full says that no poll can be added any more, however short. It is a hint: a
+// payload that is not full may still have no room for the next poll.
+func (r *Rows) Full() bool {
+	shortest := len(shortestGroup)
+	for _, g := range r.groups {
+		shortest = min(shortest, len(`,[0]`)+len(`,0`)*len(g.columns))
+	}
+	return r.n > 0 && r.Size()+shortest > r.max
+}
+
+// Add takes a whole poll. False: it does not fit, and nothing has changed. A poll with
+// a value that is not a finite number fits nowhere.
 func (r *Rows) Add(p Poll) bool {
 	if len(p.Readings) == 0 {
 		return true
+	}
+	for _, x := range p.Readings {
+		if math.IsNaN(x.Value) || math.IsInf(x.Value, 0) {
+			return false
+		}
 	}
 	base := r.base
 	if !r.based {
 		base = p.Time
 	}
-	best, bestSize := (*group)(nil), math.MaxInt
-	var row, marks []byte
+	var into *group
+	cost := math.MaxInt
 	for _, g := range r.groups {
-		if !r.fill(g, p, base) {
-			continue
-		}
-		if size := r.grown(g); size < bestSize {
-			best, bestSize = g, size
-			row, marks = append(row[:0], r.row...), append(marks[:0], r.marks...)
+		if r.row.fill(g.columns, p, p.Time-base) {
+			if c := r.row.cost(g); c < cost {
+				into, cost = g, c
+				r.row, r.best = r.best, r.row
+			}
 		}
 	}
 	// A row of blanks may cost more than a group of its own.
-	if best == nil || slices.ContainsFunc(best.columns, func(c drivers.Reading) bool { return !has(p, c) }) {
-		g := newGroup(p)
-		r.fill(g, p, base)
-		if size := g.size() + r.grown(g) + 1; size < bestSize {
-			best, bestSize = g, size
-			row, marks = r.row, r.marks
+	fresh := false
+	if into == nil || len(into.columns) > len(p.Readings) {
+		r.head = appendHead(r.head[:0], p.Readings)
+		g := group{columns: p.Readings, head: r.head}
+		r.row.fill(g.columns, p, p.Time-base)
+		if c := len(g.head) + len(groupEnd) + r.row.cost(&g); into == nil || c+1 < cost { // 1: the comma before it
+			into, cost, fresh = &g, c, true
+			r.row, r.best = r.best, r.row
 		}
 	}
 	groups := len(r.groups)
-	fresh := len(best.rows) == 0
-	body := r.body + bestSize
 	if fresh {
-		body-- // the comma before it is counted by size
 		groups++
 	}
-	if r.size(r.n+len(p.Readings), base, groups, body, len(r.gaps)) > r.max {
+	if r.size(r.n+len(p.Readings), base, groups, r.body+cost, len(r.gaps)) > r.max {
 		return false
 	}
 	if fresh {
-		r.groups = append(r.groups, best)
-	} else {
-		best.rows, best.marks = append(best.rows, ','), append(best.marks, ',')
+		into = &group{columns: slices.Clone(p.Readings), head: slices.Clone(r.head)}
+		r.groups = append(r.groups, into)
 	}
-	best.rows, best.marks = append(best.rows, row...), append(best.marks, marks...)
-	best.marked = best.marked || marked(p)
+	into.add(&r.best)
 	r.base, r.based = base, true
 	r.n += len(p.Readings)
-	r.body = body
+	r.body += cost
 	return true
 }
 
-// AddPart takes the longest prefix of the poll's readings that fits and returns its length.
+// AddPart is for a poll that is too large for a payload of its own: it takes the longest prefix of
+// its readings that fits into one without other readings, and returns its length; 0: not even one does.
 func (r *Rows) AddPart(p Poll) int {
 	low, high := 0, len(p.Readings)
 	for low < high {
 		mid := (low + high + 1) / 2
-		trial := r.clone()
-		if trial.Add(Poll{p.Time, p.Readings[:mid]}) {
+		if r.clone().Add(Poll{p.Time, p.Readings[:mid]}) {
 			low = mid
 		} else {
 			high = mid - 1
 		}
 	}
-	if low > 0 {
-		r.Add(Poll{p.Time, p.Readings[:low]})
-	}
+	r.Add(Poll{p.Time, p.Readings[:low]})
 	return low
 }
 
 // clone is deep enough to try an Add on.
 func (r *Rows) clone() *Rows {
 	c := *r
-	c.row, c.marks = nil, nil
+	c.row, c.best, c.head = line{}, line{}, nil
 	c.groups = make([]*group, len(r.groups))
 	for i, g := range r.groups {
 		h := *g
@@ -167,15 +196,12 @@ func (r *Rows) clone() *Rows {
 
 // AddGap takes a gap record. False: it does not fit, and nothing has changed.
 func (r *Rows) AddGap(g Gap) bool {
-	text, err := json.Marshal(g)
-	if err != nil {
-		return false
-	}
+	r.head = appendGap(r.head[:0], g)
 	base := r.base
 	if !r.based {
 		base = g.TTo
 	}
-	n := len(r.gaps) + len(text)
+	n := len(r.gaps) + len(r.head)
 	if len(r.gaps) > 0 {
 		n++
 	}
@@ -185,10 +211,8 @@ func (r *Rows) AddGap(g Gap) bool {
 	if len(r.gaps) > 0 {
 		r.gaps = append(r.gaps, ',')
 	}
-	r.gaps = append(r.gaps, text...)
-	if r.n == 0 {
-		r.base = base // of a payload without readings; the first poll sets it anew
-	}
+	r.gaps = append(r.gaps, r.head...)
+	r.base = base // of a payload without readings; the first poll sets it anew
 	return true
 }
 
@@ -205,7 +229,7 @@ func (r *Rows) Bytes() []byte {
 			b = append(b, ',')
 		}
 		b = append(append(b, g.head...), g.rows...)
-		if g.marked {
+		if g.marks != nil {
 			b = append(append(b, groupMarks...), g.marks...)
 		}
 		b = append(b, groupEnd...)
@@ -216,72 +240,58 @@ func (r *Rows) Bytes() []byte {
 	return append(b, rowsEnd...)
 }
 
-func newGroup(p Poll) *group {
-	g := &group{columns: make([]drivers.Reading, len(p.Readings))}
-	g.head = append(g.head, `{"c":[`...)
-	for i, x := range p.Readings {
-		g.columns[i] = drivers.Reading{Channel: x.Channel, Unit: x.Unit}
+func appendHead(b []byte, columns []drivers.Reading) []byte {
+	b = append(b, `{"c":[`...)
+	for i, x := range columns {
 		if i > 0 {
-			g.head = append(g.head, ',')
+			b = append(b, ',')
 		}
-		g.head = append(g.head, quote(x.Channel)...)
+		b = appendString(b, x.Channel)
 	}
-	g.head = append(g.head, `],"u":[`...)
-	for i, x := range p.Readings {
+	b = append(b, `],"u":[`...)
+	for i, x := range columns {
 		if i > 0 {
-			g.head = append(g.head, ',')
+			b = append(b, ',')
 		}
-		g.head = append(g.head, quote(string(x.Unit))...)
+		b = appendString(b, string(x.Unit))
 	}
-	g.head = append(g.head, `],"r":[`...)
-	return g
+	return append(b, `],"r":[`...)
 }
 
-func has(p Poll, c drivers.Reading) bool {
-	return slices.ContainsFunc(p.Readings, func(x drivers.Reading) bool { return x.Channel == c.Channel })
-}
-
-func marked(p Poll) bool {
-	return slices.ContainsFunc(p.Readings, func(x drivers.Reading) bool { return x.Quality != drivers.Good })
-}
-
-// fill writes the poll as a row of g into the scratch space. False: g lacks one of its channels, or has them in another order.
-func (r *Rows) fill(g *group, p Poll, base int64) bool {
-	r.row = strconv.AppendInt(append(r.row[:0], '['), p.Time-base, 10)
-	r.marks = append(r.marks[:0], "[null"...)
+// fill writes a poll as a row of these columns. False: they lack one of its channels, or have them in another order.
+func (l *line) fill(columns []drivers.Reading, p Poll, offset int64) bool {
+	l.values = strconv.AppendInt(append(l.values[:0], '['), offset, 10)
+	l.marks = append(l.marks[:0], "[null"...)
+	l.marked = false
 	i := 0
-	for _, c := range g.columns {
-		r.row, r.marks = append(r.row, ','), append(r.marks, ',')
+	for _, c := range columns {
 		if i == len(p.Readings) || p.Readings[i].Channel != c.Channel || p.Readings[i].Unit != c.Unit {
-			r.row, r.marks = append(r.row, "null"...), append(r.marks, "null"...)
+			l.values, l.marks = append(l.values, ",null"...), append(l.marks, ",null"...)
 			continue
 		}
 		x := p.Readings[i]
 		i++
-		r.row = appendNumber(r.row, x.Value)
+		l.values = appendNumber(append(l.values, ','), x.Value)
 		if x.Quality == drivers.Good {
-			r.marks = append(r.marks, "null"...)
+			l.marks = append(l.marks, ",null"...)
 		} else {
-			r.marks = append(append(append(r.marks, '"'), x.Quality.String()...), '"')
+			l.marks = append(append(append(l.marks, `,"`...), x.Quality.String()...), '"')
+			l.marked = true
 		}
 	}
-	r.row, r.marks = append(r.row, ']'), append(r.marks, ']')
+	l.values, l.marks = append(l.values, ']'), append(l.marks, ']')
 	return i == len(p.Readings)
 }
 
-// grown is what g's size grows by with the row in the scratch space.
-func (r *Rows) grown(g *group) int {
-	comma := 0
-	if len(g.rows) > 0 {
-		comma = 1
-	}
-	n := comma + len(r.row)
-	bad := bytes.ContainsRune(r.marks, '"')
+// cost is what g grows by with this row.
+func (l *line) cost(g *group) int {
+	comma := min(g.n, 1)
+	n := comma + len(l.values)
 	switch {
-	case g.marked:
-		n += comma + len(r.marks)
-	case bad:
-		n += len(groupMarks) + len(g.marks) + comma + len(r.marks)
+	case g.marks != nil:
+		n += comma + len(l.marks)
+	case l.marked: // those of the rows before it have to be told, too
+		n += len(groupMarks) + g.n*(len("[null],")+len(",null")*len(g.columns)) + len(l.marks)
 	}
 	return n
 }
@@ -291,149 +301,63 @@ func digits(v int64) int {
 	return len(strconv.AppendInt(b[:0], v, 10))
 }
 
-// appendNumber writes v as JSON, the shortest text that reads back as the same number.
+// appendNumber writes v as JSON, in the fewest digits that read back as the same number. As in
+// JavaScript, only the very large and very small have an exponent.
 func appendNumber(b []byte, v float64) []byte {
-	format := byte('f')
-	if a := math.Abs(v); a != 0 && (a < 1e-6 || a >= 1e21) {
-		format = 'e'
+	if a := math.Abs(v); a == 0 || a >= 1e-6 && a < 1e21 {
+		return strconv.AppendFloat(b, v, 'f', -1, 64)
 	}
-	return strconv.AppendFloat(b, v, format, -1, 64)
-}
-
-// quote writes s as a JSON string without HTML escapes.
-func quote(s string) []byte {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(s) // a string cannot fail
-	return bytes.TrimRight(b.Bytes(), "\n")
-}
-
-// The longest names and units that a payload may hold, in bytes.
-const (
-	maxName = 255
-	maxUnit = 64
-)
-
-type wireRows struct {
-	GW  *string     `json:"gw"`
-	E   *uint32     `json:"e"`
-	S   *uint64     `json:"s"`
-	N   *uint64     `json:"n"`
-	T   *int64      `json:"t"`
-	G   []wireGroup `json:"g"`
-	Gap []Gap       `json:"gap"`
-}
-
-type wireGroup struct {
-	C []string     `json:"c"`
-	U []string     `json:"u"`
-	R [][]*float64 `json:"r"`
-	Q [][]*string  `json:"q"`
-}
-
-func bad(field string, got any, want string) error {
-	return fmt.Errorf("pack: rows: %s: %v: want %s", field, got, want)
-}
-
-func decodeRows(payload []byte) (Payload, error) {
-	if !utf8.Valid(payload) {
-		return Payload{}, fmt.Errorf("pack: rows: not UTF-8")
-	}
-	var w wireRows
-	dec := json.NewDecoder(bytes.NewReader(payload))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&w); err != nil {
-		return Payload{}, fmt.Errorf("pack: rows: %w", err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return Payload{}, fmt.Errorf("pack: rows: something follows the payload")
+	b = strconv.AppendFloat(b, v, 'e', -1, 64)
+	// Go writes e-09 and e+21.
+	at := len(b) - 1
+	for b[at] != 'e' {
+		at--
 	}
 	switch {
-	case w.GW == nil || *w.GW == "" || len(*w.GW) > maxName:
-		return Payload{}, bad("gw", deref(w.GW), "the gateway's id")
-	case w.E == nil:
-		return Payload{}, bad("e", "missing", "the epoch")
-	case w.S == nil:
-		return Payload{}, bad("s", "missing", "the first sequence number")
-	case w.N == nil:
-		return Payload{}, bad("n", "missing", "the number of readings")
-	case w.T == nil || *w.T < -maxTime || *w.T > maxTime:
-		return Payload{}, bad("t", deref(w.T), "the base time in Unix ms")
+	case b[at+1] == '+':
+		b = slices.Delete(b, at+1, at+2)
+	case b[at+2] == '0':
+		b = slices.Delete(b, at+2, at+3)
 	}
-	p := Payload{Header: Header{Gateway: *w.GW, Epoch: *w.E, First: *w.S}, Gaps: w.Gap}
-	for i := range w.G {
-		if err := p.takeGroup(i, &w.G[i], *w.T); err != nil {
-			return Payload{}, err
-		}
-	}
-	if *w.N != uint64(len(p.Readings)) {
-		return Payload{}, bad("n", *w.N, fmt.Sprintf("%d, the number of values", len(p.Readings)))
-	}
-	if *w.N > 0 && *w.S == 0 || *w.S > math.MaxUint64-*w.N {
-		return Payload{}, bad("s", *w.S, "a sequence number from 1")
-	}
-	for i, g := range w.Gap {
+	return b
+}
+
+// appendString writes s as a JSON string. What is not UTF-8 becomes U+FFFD.
+func appendString(b []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	for _, c := range s {
 		switch {
-		case (g.From == nil) != (g.To == nil), g.From != nil && (*g.From == 0 || *g.From > *g.To):
-			return Payload{}, bad(fmt.Sprintf("gap[%d]", i), "from and to", "both or neither, from at most to")
-		case g.Reason == "" || len(g.Reason) > maxUnit:
-			return Payload{}, bad(fmt.Sprintf("gap[%d].reason", i), strconv.Quote(g.Reason), "a reason")
+		case c == '"' || c == '\\':
+			b = append(b, '\\', byte(c))
+		case c < ' ':
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		case c == '\u2028' || c == '\u2029': // line ends to some; a payload is one line
+			b = append(b, '\\', 'u', '2', '0', '2', hex[c&15])
+		default:
+			b = utf8.AppendRune(b, c)
 		}
 	}
-	return p, nil
+	return append(b, '"')
 }
 
-// maxTime bounds times to whole numbers that every consumer can hold.
-const maxTime = drivers.MaxExact
-
-func deref[T any](v *T) any {
-	if v == nil {
-		return "missing"
-	}
-	return *v
-}
-
-func (p *Payload) takeGroup(i int, g *wireGroup, base int64) error {
-	at := func(part string, args ...any) string { return fmt.Sprintf("g[%d].", i) + fmt.Sprintf(part, args...) }
-	if len(g.U) != len(g.C) {
-		return bad(at("u"), len(g.U), fmt.Sprintf("%d units, one a channel", len(g.C)))
-	}
-	for j := range g.C {
-		if g.C[j] == "" || len(g.C[j]) > maxName {
-			return bad(at("c[%d]", j), strconv.Quote(g.C[j]), fmt.Sprintf("a name of 1 to %d bytes", maxName))
-		}
-		if len(g.U[j]) > maxUnit {
-			return bad(at("u[%d]", j), len(g.U[j]), fmt.Sprintf("at most %d bytes", maxUnit))
+func appendGap(b []byte, g Gap) []byte {
+	seq := func(key string, v *uint64) {
+		b = append(b, key...)
+		if v == nil {
+			b = append(b, "null"...)
+		} else {
+			b = strconv.AppendUint(b, *v, 10)
 		}
 	}
-	if g.Q != nil && len(g.Q) != len(g.R) {
-		return bad(at("q"), len(g.Q), fmt.Sprintf("%d rows as in r", len(g.R)))
+	seq(`{"from":`, g.From)
+	seq(`,"to":`, g.To)
+	b = strconv.AppendUint(append(b, `,"n":`...), g.N, 10)
+	b = strconv.AppendInt(append(b, `,"t_from":`...), g.TFrom, 10)
+	b = strconv.AppendInt(append(b, `,"t_to":`...), g.TTo, 10)
+	b = appendString(append(b, `,"reason":`...), g.Reason)
+	if g.MaybeDelivered {
+		b = append(b, `,"maybe_delivered":true`...)
 	}
-	for k, row := range g.R {
-		if len(row) != len(g.C)+1 {
-			return bad(at("r[%d]", k), len(row), fmt.Sprintf("%d entries: an offset and a value a channel", len(g.C)+1))
-		}
-		if row[0] == nil || *row[0] != math.Trunc(*row[0]) || math.Abs(*row[0]) > maxTime {
-			return bad(at("r[%d][0]", k), deref(row[0]), "the offset in whole ms")
-		}
-		if g.Q != nil && len(g.Q[k]) != len(row) {
-			return bad(at("q[%d]", k), len(g.Q[k]), fmt.Sprintf("%d entries as in r", len(row)))
-		}
-		for j, v := range row[1:] {
-			if v == nil {
-				continue
-			}
-			r := Reading{Seq: p.First + uint64(len(p.Readings)), TimeMS: base + int64(*row[0]), Channel: g.C[j], Value: *v, Unit: drivers.Unit(g.U[j])}
-			if g.Q != nil && g.Q[k][j+1] != nil {
-				q, err := drivers.ParseQuality(*g.Q[k][j+1])
-				if err != nil {
-					return bad(at("q[%d][%d]", k, j+1), strconv.Quote(*g.Q[k][j+1]), "null or a quality")
-				}
-				r.Quality = q
-			}
-			p.Readings = append(p.Readings, r)
-		}
-	}
-	return nil
+	return append(b, '}')
 }
