@@ -44,11 +44,11 @@ func (p *Poll) check(half int) error {
 // in all cases nothing was stored and no number was given.
 func (l *Lane) Append(p Poll) (Seq, error) {
 	b := l.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if err := p.check(b.half); err != nil {
 		return 0, err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	waited := false
 	for {
 		if err := b.usable(); err != nil {

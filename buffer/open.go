@@ -177,7 +177,7 @@ func (b *Buffer) lateLog() error {
 // openLog replays the log onto the state, which is that of meta.db (metaOK) or
 // a guess; late: the buffer is running and mu is held. An error: there is no log to write to, and nothing was replayed.
 func (b *Buffer) openLog(metaGen uint32, metaOK, late bool) error {
-	in, err := b.inspectLog(metaGen)
+	in, err := b.inspectLog(metaGen, true)
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func (b *Buffer) openLog(metaGen uint32, metaOK, late bool) error {
 		if err := b.createLog(b.half, func(w *logWriter) error { return w.fill(0, gen, nil, &b.state) }); err != nil {
 			return err
 		}
-		if in, err = b.inspectLog(metaGen); err != nil {
+		if in, err = b.inspectLog(metaGen, false); err != nil {
 			return err
 		}
 		if in.file == nil {
@@ -458,8 +458,8 @@ type inspected struct {
 }
 
 // inspectLog opens the log; one that is damaged it first replaces by what can
-// be read of it. No file, no error: there is none.
-func (b *Buffer) inspectLog(metaGen uint32) (in inspected, err error) {
+// be read of it, but only if anew. No file, no error: there is none.
+func (b *Buffer) inspectLog(metaGen uint32, anew bool) (in inspected, err error) {
 	why := ""
 	flag := openRW
 	if b.readOnly {
@@ -476,6 +476,9 @@ func (b *Buffer) inspectLog(metaGen uint32) (in inspected, err error) {
 	}
 	if err != nil {
 		if b.readOnly {
+			return in, err
+		}
+		if !anew {
 			return in, err
 		}
 		b.tell("%s: %v; set aside", logName, err)
@@ -514,6 +517,10 @@ func (b *Buffer) inspectLog(metaGen uint32) (in inspected, err error) {
 	}
 	if !sized {
 		why = fmt.Sprintf("%d bytes long", size)
+	}
+	if why != "" && !anew {
+		_ = f.Close() // not to be used
+		return inspected{}, fmt.Errorf("buffer: %s, although it was written anew: %s", logName, why)
 	}
 	if why == "" || b.readOnly {
 		if why != "" {
@@ -556,7 +563,7 @@ func (b *Buffer) inspectLog(metaGen uint32) (in inspected, err error) {
 			}
 		}
 	}
-	in, err = b.inspectLog(metaGen)
+	in, err = b.inspectLog(metaGen, false)
 	in.lost = lost || !sized
 	return in, err
 }
