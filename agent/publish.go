@@ -735,7 +735,7 @@ func (s *session) ack(a acked) {
 		// Acknowledged by a home that may be throwing away: not delivered.
 		s.drop(i)
 		s.again = append(s.again, f.Attempt)
-	case a.err == nil && s.cfg.Acknowledge == "receiver":
+	case a.err == nil && s.cfg.Acknowledge == "receiver" && f.Range != (buffer.Range{}): // gaps alone have no numbers to confirm
 		f.taken = true
 		s.problems.clear(CodeNoAck, "")
 	case a.err == nil:

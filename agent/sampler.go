@@ -77,7 +77,11 @@ func (s *sampler) apply(ctx context.Context, sensors []config.Sensor, alarms []c
 		o.cancel()
 	}
 	for _, o := range stop {
-		<-o.done
+		select {
+		case <-o.done:
+		case <-time.After(readBound + time.Second): // stuck in the kernel; the watchdog will notice
+			s.log.Error("a bus did not stop", "bus", o.bus.Name)
+		}
 		for _, x := range o.sensors {
 			s.problems.forget(sensorCodes, x.cfg.Name)
 		}
@@ -314,8 +318,11 @@ func (x *sensor) close() {
 }
 
 // read opens what is not open and asks once.
+//
+// A conversation that has begun is ended: what the instrument has said already would be lost
+// otherwise, at each reload.
 func (o *owner) read(ctx context.Context, x *sensor) (readings []drivers.Reading, err error) {
-	ctx, cancel := context.WithTimeout(ctx, readBound)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readBound)
 	defer cancel()
 	if o.handle == nil {
 		h, err := o.open(ctx, o.bus)
@@ -357,9 +364,6 @@ func (o *owner) poll(ctx context.Context, x *sensor) {
 	stamp := o.clock.Stamp()
 	began := time.Now()
 	readings, err := o.read(ctx, x)
-	if ctx.Err() != nil {
-		return
-	}
 	var held *drivers.HeldError
 	if errors.As(err, &held) {
 		x.reschedule(time.Now().Add(held.After))
