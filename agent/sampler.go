@@ -66,6 +66,7 @@ func (s *sampler) apply(ctx context.Context, sensors []config.Sensor, alarms []c
 	defer s.mu.Unlock()
 	var next, stop []*owner
 	kept := map[drivers.Bus]*owner{}
+	past := map[string]status.Sensor{} // counts outlive a change of the configuration
 	for _, o := range s.owners {
 		if reflect.DeepEqual(o.configs, groups[o.bus]) && reflect.DeepEqual(o.alarms, alarms) {
 			kept[o.bus] = o
@@ -84,12 +85,15 @@ func (s *sampler) apply(ctx context.Context, sensors []config.Sensor, alarms []c
 		}
 		for _, x := range o.sensors {
 			s.problems.forget(sensorCodes, x.cfg.Name)
+			x.mu.Lock()
+			past[x.cfg.Name] = x.view
+			x.mu.Unlock()
 		}
 	}
 	for _, bus := range order {
 		o := kept[bus]
 		if o == nil {
-			o = s.start(ctx, bus, groups[bus], alarms)
+			o = s.start(ctx, bus, groups[bus], alarms, past)
 		}
 		next = append(next, o)
 	}
@@ -211,14 +215,17 @@ type rule struct {
 	active bool
 }
 
-func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.Sensor, alarms []config.Alarm) *owner {
+func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.Sensor, alarms []config.Alarm, past map[string]status.Sensor) *owner {
 	ctx, cancel := context.WithCancel(ctx)
 	o := &owner{
 		sampler: s, bus: bus, configs: configs, alarms: alarms, cancel: cancel,
 		jobs: make(chan func(context.Context)), done: make(chan struct{}), beat: s.vital.add("bus " + bus.Name),
 	}
 	for i := range configs {
-		o.sensors = append(o.sensors, newSensor(&configs[i], alarms))
+		x := newSensor(&configs[i], alarms)
+		v := past[x.cfg.Name]
+		x.view.LastOK, x.view.Errors, x.view.Readings, x.view.Polls, x.view.Missed, x.view.Unsampled = v.LastOK, v.Errors, v.Readings, v.Polls, v.Missed, v.Unsampled
+		o.sensors = append(o.sensors, x)
 	}
 	go func() {
 		defer close(o.done)

@@ -88,7 +88,7 @@ func ListenUnix(path string) (net.Listener, error) {
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("status: %s answers already: another homeward runs with this state folder", path)
-	} else if errors.Is(err, syscall.ECONNREFUSED) {
+	} else if info, serr := os.Lstat(path); errors.Is(err, syscall.ECONNREFUSED) && serr == nil && info.Mode()&fs.ModeSocket != 0 {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("status: %w", err)
 		}
