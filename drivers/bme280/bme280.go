@@ -2,8 +2,11 @@
 //
 // It promises that a value comes from a chip that has just shown its identity and still
 // holds the settings that were written to it: a chip that was pulled, exchanged or lost
-// its supply is an error, and is set up again when it is opened anew. Results that the chip marks as
-// skipped and those of a dead bus are refused.
+// its supply is an error, and is set up again when it is opened anew. Codes of a chip that has measured
+// nothing since its reset and those of a dead bus are refused.
+//
+// What it cannot tell: SPI acknowledges nothing, so a start command that is garbled on the wire, while all that
+// is read before and after it is right, gives the measurement before once more.
 //
 // Sources: Bosch Sensortec BST-BME280-DS002 and BST-BMP280-DS001.
 package bme280
@@ -175,6 +178,8 @@ const (
 	statusMeasuring = 1 << 3 // §5.4.4
 	statusUpdating  = 1 << 0
 	modeForced      = 0x01 // §3.3.3
+
+	resetCode = 0x80000
 )
 
 // Dev is an opened chip.
@@ -364,12 +369,16 @@ func (d *Dev) measure(ctx context.Context) ([]drivers.Reading, error) {
 func (d *Dev) convert(data []byte) ([]drivers.Reading, error) {
 	p20 := int32(data[0])<<12 | int32(data[1])<<4 | int32(data[2])>>4
 	t20 := int32(data[3])<<12 | int32(data[4])<<4 | int32(data[5])>>4
+	// Both are 0x80000 after a reset and when skipped (§5.4.8, §5.4.9). One alone is a code like any other, near
+	// 26.5 Cel or 82 kPa: the settings, which have just been checked, skip nothing.
+	if t20 == resetCode && p20 == resetCode {
+		return nil, fmt.Errorf("%w: no measurement was made since the chip's last reset", drivers.ErrCheck)
+	}
 	for _, x := range []struct {
 		name string
 		raw  int32
 	}{{"temperature", t20}, {"pressure", p20}} {
-		// 0x80000: skipped (§5.4.8, §5.4.9); the ends of the range: a dead bus.
-		if x.raw == 0x80000 || x.raw == 0 || x.raw == 0xFFFFF {
+		if x.raw>>4 == 0 || x.raw>>4 == 0xFFFF { // a dead wire; no chip measures so far out
 			return nil, fmt.Errorf("%w: raw %s %#x", drivers.ErrCheck, x.name, x.raw)
 		}
 	}
@@ -381,7 +390,7 @@ func (d *Dev) convert(data []byte) ([]drivers.Reading, error) {
 	values := map[string]float64{"temperature": float64(centi) / 100, "pressure": round2(float64(pa256) / 256)}
 	if !d.opts.bmp {
 		h16 := int32(data[6])<<8 | int32(data[7])
-		if h16 == 0x8000 || h16 == 0 || h16 == 0xFFFF {
+		if h16 == 0 || h16 == 0xFFFF {
 			return nil, fmt.Errorf("%w: raw humidity %#x", drivers.ErrCheck, h16)
 		}
 		values["humidity"] = round2(float64(d.calib.humidity(h16, fine)) / 1024)

@@ -1,6 +1,7 @@
 package bme280
 
 import (
+	"bytes"
 	"encoding/binary"
 	"testing"
 	"time"
@@ -130,6 +131,162 @@ func TestValuesAgreeWithTheSimulatedAir(t *testing.T) {
 		require.InDelta(t, 45, r[1].Value, 0.1)
 		require.InDelta(t, 101325, r[2].Value, 5)
 	}
+}
+
+// TestPowerLost: a chip that lost its supply between two readings, or during a conversion, is an error
+// until it is opened again, although it answers and has the right identity.
+func TestPowerLost(t *testing.T) {
+	for _, kind := range []string{"i2c", "spi"} {
+		for _, during := range []bool{false, true} {
+			o := options("bme280", kind)()
+			require.Empty(t, o.Check())
+			b := bench("bme280", kind)(t)
+			cycle := func() { b.Unplug(); b.Plug() }
+			sensor, err := o.Open(t.Context(), b.Env)
+			require.NoError(t, err)
+			_, err = sensor.Read(t.Context())
+			require.NoError(t, err)
+			if during {
+				sensor.(*Dev).sleep = func(time.Duration) { cycle() }
+			} else {
+				cycle()
+			}
+			got, err := sensor.Read(t.Context())
+			require.ErrorIs(t, err, drivers.ErrCheck)
+			require.ErrorContains(t, err, "lost its settings")
+			require.Empty(t, got)
+			sensor, err = o.Open(t.Context(), b.Env)
+			require.NoError(t, err)
+			got, err = sensor.Read(t.Context())
+			require.NoError(t, err)
+			require.Len(t, got, 3)
+		}
+	}
+}
+
+// TestDeadWire: an SPI data line that is held low or high, from the start or later.
+func TestDeadWire(t *testing.T) {
+	for _, level := range []byte{0x00, 0xFF} {
+		w := &sim.World{}
+		dev := w.AddSPI("chip", sim.NewBME280(w, "chip", air))
+		bus, err := w.Open(drivers.Bus{Kind: drivers.SPI, Name: "sim:chip"})
+		require.NoError(t, err)
+		env := drivers.Env{SPI: bus.SPI, Timeout: time.Second}
+		o := options("bme280", "spi")()
+		require.Empty(t, o.Check())
+		sensor, err := o.Open(t.Context(), env)
+		require.NoError(t, err)
+		dev.SetFault(sim.BusFault{Float: true, Level: level})
+		got, err := sensor.Read(t.Context())
+		require.ErrorIs(t, err, drivers.ErrCheck)
+		require.ErrorContains(t, err, "nothing drives the bus")
+		require.Empty(t, got)
+		_, err = o.Open(t.Context(), env)
+		require.ErrorIs(t, err, drivers.ErrCheck)
+	}
+}
+
+// stuck is a chip that has one bit of its status always set.
+type stuck struct {
+	registers
+	bit byte
+}
+
+func (s stuck) read(at byte, p []byte) error {
+	err := s.registers.read(at, p)
+	if at == regStatus {
+		p[0] |= s.bit
+	}
+	return err
+}
+
+// TestNeverReady: a chip that never ends its start or its conversion costs a bounded time.
+func TestNeverReady(t *testing.T) {
+	o := options("bme280", "i2c")()
+	require.Empty(t, o.Check())
+	sensor, err := o.Open(t.Context(), bench("bme280", "i2c")(t).Env)
+	require.NoError(t, err)
+	d, slept := sensor.(*Dev), time.Duration(0)
+	d.sleep = func(x time.Duration) { slept += x; time.Sleep(x) }
+	chip := d.reg
+	d.reg = stuck{chip, statusMeasuring}
+	got, err := d.Read(t.Context())
+	require.ErrorIs(t, err, drivers.ErrCheck)
+	require.ErrorContains(t, err, "still measuring")
+	require.Empty(t, got)
+	require.LessOrEqual(t, slept, 2*d.took)
+	slept, d.reg = 0, stuck{chip, statusUpdating}
+	require.ErrorContains(t, d.open(t.Context()), "still starting")
+	require.LessOrEqual(t, slept, 20*time.Millisecond)
+}
+
+// TestCodesThatAreNone: what the data registers hold after a reset or a skipped measurement, and what a dead bus gives.
+func TestCodesThatAreNone(t *testing.T) {
+	o := options("bme280", "i2c")()
+	require.Empty(t, o.Check())
+	sensor, err := o.Open(t.Context(), bench("bme280", "i2c")(t).Env)
+	require.NoError(t, err)
+	d := sensor.(*Dev)
+	good := []byte{0x65, 0x5A, 0xC0, 0x7E, 0xED, 0x00, 0x6E, 0x00}
+	got, err := d.convert(good)
+	require.NoError(t, err)
+	require.Equal(t, 25.08, got[0].Value)
+	require.Equal(t, 100653.25, got[2].Value)
+	for i, none := range map[int][][]byte{
+		0: {{0x80, 0, 0, 0x80, 0, 0}, {0, 0, 0}, {0xFF, 0xFF, 0xF0}, {0xFF, 0xFF, 0}, {0, 0, 0xF0}},
+		3: {{0, 0, 0}, {0xFF, 0xFF, 0xF0}, {0xFF, 0xFF, 0}},
+		6: {{0, 0}, {0xFF, 0xFF}},
+	} {
+		for _, x := range none {
+			data := bytes.Clone(good)
+			copy(data[i:], x)
+			got, err := d.convert(data)
+			require.ErrorIs(t, err, drivers.ErrCheck, "%x", data)
+			require.Empty(t, got)
+		}
+	}
+}
+
+// TestResetCodeIsAlsoACode: temperature, pressure and humidity whose code is the one of the reset state are read.
+func TestResetCodeIsAlsoACode(t *testing.T) {
+	o := options("bme280", "i2c")()
+	require.Empty(t, o.Check())
+	sensor, err := o.Open(t.Context(), bench("bme280", "i2c")(t).Env)
+	require.NoError(t, err)
+	d := sensor.(*Dev)
+	for i, data := range [][]byte{
+		{0x65, 0x5A, 0xC0, 0x80, 0x00, 0x00, 0x6E, 0x00},
+		{0x65, 0x5A, 0xC0, 0x7E, 0xED, 0x00, 0x80, 0x00},
+		{0x80, 0x00, 0x00, 0x7E, 0xED, 0x00, 0x6E, 0x00},
+	} {
+		got, err := d.convert(data)
+		require.NoError(t, err, "%x", data)
+		require.Len(t, got, 3)
+		require.InDelta(t, []float64{26.46, 70.36, 81875}[i], got[i].Value, 0.5)
+	}
+}
+
+// TestRangesAndChannels: the operating range is each channel's default for min and max, and stays what was given; checking
+// twice is the same as once.
+func TestRangesAndChannels(t *testing.T) {
+	low := 10.0
+	for _, kind := range []string{"i2c", "spi"} {
+		o := options("bme280", kind)().(*Options)
+		o.Chans = []Channel{{drivers.Channel{Name: "pressure"}}, {drivers.Channel{Name: "temperature", Min: &low}}}
+		require.Empty(t, o.Check())
+		require.Empty(t, o.Check())
+		c := o.Channels()
+		require.Equal(t, []string{"pressure", "temperature"}, []string{c[0].Name, c[1].Name})
+		require.Equal(t, []float64{30000, 110000, 10, 85}, []float64{*c[0].Min, *c[0].Max, *c[1].Min, *c[1].Max})
+		require.Equal(t, []drivers.Unit{"Pa", "Cel"}, []drivers.Unit{*c[0].Unit, *c[1].Unit})
+		sensor, err := o.Open(t.Context(), bench("bme280", kind)(t).Env)
+		require.NoError(t, err)
+		r, err := sensor.Read(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "pressure", r[0].Channel)
+		require.InDelta(t, 101325, r[0].Value, 5)
+	}
+	require.Len(t, func() []drivers.Channel { o := options("bmp280", "i2c")(); o.Check(); return o.Channels() }(), 2, "no humidity")
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
