@@ -631,13 +631,6 @@ func (s *session) age(st buffer.Stored) time.Duration {
 
 // depart fixes the run as an attempt. False: no room now.
 func (s *session) depart(r *run, backlog bool) bool {
-	now := s.lane.OpenGaps()
-	for _, g := range r.gaps {
-		if !slices.Contains(now, g) { // it has grown since: the payload would tell half of it
-			*r = run{}
-			return true
-		}
-	}
 	payload := r.rows.Bytes()
 	a := buffer.Attempt{Payload: payload, Cost: ledger.Cost(len(payload))}
 	if r.next > r.from {
@@ -646,6 +639,7 @@ func (s *session) depart(r *run, backlog bool) bool {
 	for _, g := range r.gaps {
 		a.Gaps = append(a.Gaps, g.ID)
 	}
+	a.Told = r.gaps
 	next := r.next
 	*r = run{}
 	if !s.fix(a, backlog) {
@@ -661,7 +655,7 @@ func (s *session) fix(a buffer.Attempt, backlog bool) bool {
 	fixed, err := s.lane.Fix(a)
 	if err != nil {
 		s.log.Debug("batch not fixed", "from", a.Range.From, "to", a.Range.To, "error", err)
-		s.blocked = len(s.flights) > 0
+		s.blocked = errors.Is(err, buffer.ErrInFlight) && len(s.flights) > 0
 		return false
 	}
 	s.launch(fixed, backlog)

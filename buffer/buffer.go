@@ -125,7 +125,8 @@ type Attempt struct {
 	Payload []byte
 	Alarm   bool
 	Tries   int
-	Cost    int // data operations of one try
+	Cost    int   // data operations of one try
+	Told    []Gap // what the payload says of Gaps, as OpenGaps gave them: Fix refuses (ErrOpen) where one has grown since; not kept
 }
 
 // Stats is what status shows.

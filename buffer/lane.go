@@ -203,6 +203,12 @@ func (l *Lane) Fix(a Attempt) (*Attempt, error) {
 			return nil, fmt.Errorf("%w: gap %d of epoch %d is reported or being so", ErrOpen, id, l.l.epoch)
 		}
 	}
+	for _, told := range a.Told {
+		if g := l.l.gap(told.ID); g == nil || *g != told {
+			return nil, fmt.Errorf("%w: gap %d of epoch %d has grown", ErrOpen, told.ID, l.l.epoch)
+		}
+	}
+	a.Told = nil
 	if b.inFlight+len(a.Payload) > maxInFlight {
 		return nil, fmt.Errorf("%w: %d and %d more", ErrInFlight, b.inFlight, len(a.Payload))
 	}

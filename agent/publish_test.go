@@ -1,0 +1,384 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"homeward/agent/cloud"
+	"homeward/agent/config"
+	"homeward/agent/pack"
+	"homeward/buffer"
+	"homeward/drivers"
+)
+
+// fakeHome is a cloud whose behaviour a test sets at any time.
+type fakeHome struct {
+	mu       sync.Mutex
+	prove    error // what Prove says
+	mute     bool  // no acknowledgements
+	answer   func(payload []byte) error
+	sessions int
+	last     *fakeSession
+	came     []arrival
+}
+
+type arrival struct {
+	at      time.Time
+	session int
+	alarm   bool
+	bytes   string
+	payload pack.Payload
+}
+
+func (h *fakeHome) set(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f()
+}
+
+func (h *fakeHome) arrivals() []arrival {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]arrival(nil), h.came...)
+}
+
+func (h *fakeHome) Name() string         { return "fake" }
+func (h *fakeHome) Limits() cloud.Limits { return cloud.Limits{MaxBytes: 1 << 18, Window: 16} }
+
+func (h *fakeHome) Dial(context.Context, []byte, []byte) (cloud.Session, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sessions++
+	h.last = &fakeSession{h: h, n: h.sessions, done: make(chan struct{}), hints: make(chan cloud.Hint, 16)}
+	return h.last, nil
+}
+
+type fakeSession struct {
+	h     *fakeHome
+	n     int
+	done  chan struct{}
+	hints chan cloud.Hint
+	once  sync.Once
+}
+
+func (s *fakeSession) Publish(m cloud.Message, ack func(error)) error {
+	p, err := pack.Decode(m.Payload)
+	if err != nil {
+		return err
+	}
+	s.h.mu.Lock()
+	defer s.h.mu.Unlock()
+	s.h.came = append(s.h.came, arrival{time.Now(), s.n, m.Kind == cloud.Alarm, string(m.Payload), p})
+	if s.h.mute {
+		return nil
+	}
+	err = nil
+	if s.h.answer != nil {
+		err = s.h.answer(m.Payload)
+	}
+	go ack(err)
+	return nil
+}
+
+func (s *fakeSession) Prove(context.Context) error {
+	s.h.mu.Lock()
+	defer s.h.mu.Unlock()
+	return s.h.prove
+}
+func (s *fakeSession) Status(context.Context, []byte) error { return nil }
+func (s *fakeSession) Hints() <-chan cloud.Hint             { return s.hints }
+func (s *fakeSession) Done() <-chan struct{}                { return s.done }
+func (s *fakeSession) Err() error                           { return errors.New("fake: lost") }
+func (s *fakeSession) Close(context.Context, []byte)        { s.drop() }
+func (s *fakeSession) drop()                                { s.once.Do(func() { close(s.done) }) }
+
+// desk is a publisher over a real buffer and a fake home, in time of its own.
+type desk struct {
+	*publisher
+	home *fakeHome
+	cfg  *config.Publish
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+func newDesk(t *testing.T, change func(*config.Publish)) *desk {
+	t.Helper()
+	buf, err := buffer.Open(t.TempDir(), buffer.Options{HalfBytes: 64 << 10, Seal: 10 * time.Second})
+	require.NoError(t, err)
+	lane, err := buf.Lane(7)
+	require.NoError(t, err)
+	log := slog.New(slog.DiscardHandler)
+	d := &desk{home: &fakeHome{}, cfg: &config.Publish{MaxBytes: 1024, MaxAge: config.Duration(10 * time.Second), Acknowledge: "proven", BacklogShare: 0.5}}
+	if change != nil {
+		change(d.cfg)
+	}
+	d.publisher = newPublisher(&publisher{
+		buf: buf, lane: lane, cloud: d.home, header: pack.Header{Gateway: "gw", Epoch: 7},
+		settings: func() *config.Publish { return d.cfg }, flush: func() time.Duration { return time.Second },
+		describe: func(bool) []byte { return []byte("{}") }, count: func(int) {},
+		clock: goClock{time.Now()}, problems: newProblems(time.Now, log), log: log, beat: newVital().add("publisher"),
+	})
+	return d
+}
+
+func (d *desk) run(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	d.stop = cancel
+	d.done.Go(func() { d.Run(ctx) })
+}
+
+func (d *desk) end(t *testing.T) {
+	d.stop()
+	d.done.Wait()
+	require.NoError(t, d.buf.Close())
+}
+
+func (d *desk) append(t *testing.T, channel string, v float64, alarm bool) buffer.Seq {
+	t.Helper()
+	seq, err := d.lane.Append(buffer.Poll{Stamp: d.clock.Stamp(), Readings: []drivers.Reading{{Channel: channel, Value: v}}, Alarm: alarm})
+	require.NoError(t, err)
+	if alarm {
+		d.alarmed(seq)
+	}
+	return seq
+}
+
+func (d *desk) codes() (out []string) {
+	for _, p := range d.problems.list() {
+		out = append(out, p.Code)
+	}
+	return out
+}
+
+func TestNothingIsDeletedWhileTheHomeIsUnproven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		unproven := &cloud.Error{Class: cloud.Unproven, Op: "prove", Err: errors.New("does not come back"), Remedy: "look at the rules"}
+		d.home.prove = unproven
+		d.run(t)
+		for i := range 100 {
+			d.append(t, "s/c", float64(i), false)
+			time.Sleep(time.Second)
+		}
+		require.Empty(t, d.home.arrivals(), "nothing is sent to a home that may throw it away")
+		require.Zero(t, d.buf.Stats().Delivered)
+		require.Contains(t, d.codes(), "home.unproven")
+		d.home.set(func() { d.home.prove = nil })
+		time.Sleep(3 * time.Minute)
+		require.EqualValues(t, 100, d.buf.Stats().Delivered)
+		require.Empty(t, d.codes())
+
+		// An hour later the path is proven again; when that fails, acknowledgements count for nothing.
+		d.home.set(func() { d.home.prove = unproven })
+		time.Sleep(61 * time.Minute)
+		require.Contains(t, d.codes(), "home.unproven")
+		d.append(t, "s/c", 1, false)
+		time.Sleep(10 * time.Minute)
+		require.EqualValues(t, 100, d.buf.Stats().Delivered)
+		d.home.set(func() { d.home.prove = nil })
+		time.Sleep(10 * time.Minute)
+		require.EqualValues(t, 101, d.buf.Stats().Delivered)
+		d.end(t)
+	})
+}
+
+func TestMaxAgeIsKeptAndPayloadsAreFilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.run(t)
+		time.Sleep(time.Second)
+		rng := rand.New(rand.NewPCG(1, 2))
+		appended := map[uint64]time.Time{}
+		for i := range 3000 {
+			seq := d.append(t, fmt.Sprintf("s/c%d", i%3), float64(i%100), false)
+			appended[uint64(seq)] = time.Now()
+			pause := 50 * time.Millisecond
+			if rng.IntN(100) == 0 {
+				pause = time.Duration(rng.IntN(30)) * time.Second
+			}
+			time.Sleep(pause)
+		}
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 3000, d.buf.Stats().Delivered)
+		full := 0
+		for _, a := range d.home.arrivals() {
+			require.LessOrEqual(t, len(a.bytes), 1024)
+			if len(a.bytes) > 1000 {
+				full++
+			}
+			for _, r := range a.payload.Readings {
+				require.LessOrEqual(t, a.at.Sub(appended[a.payload.First]), 10*time.Second, "max_age")
+				_ = r
+			}
+		}
+		require.Positive(t, full, "bursts fill payloads to the limit")
+		d.end(t)
+	})
+}
+
+func TestAlarmsLeaveAtOnceAndAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, func(c *config.Publish) { c.MaxAge = config.Duration(time.Hour) })
+		d.run(t)
+		time.Sleep(time.Second)
+		for i := range 5 {
+			d.append(t, "s/c", float64(i), false)
+		}
+		seq := d.append(t, "s/alarm", 99, true)
+		d.append(t, "s/c", 6, false)
+		began := time.Now()
+		time.Sleep(2 * time.Second)
+		came := d.home.arrivals()
+		// The readings before the alarm are cut off by it, so they leave too; the one behind waits.
+		var alarm *arrival
+		for i := range came {
+			if came[i].alarm {
+				alarm = &came[i]
+			}
+		}
+		require.NotNil(t, alarm)
+		require.EqualValues(t, seq, alarm.payload.First)
+		require.Len(t, alarm.payload.Readings, 1)
+		require.LessOrEqual(t, alarm.at.Sub(began), time.Second)
+		require.EqualValues(t, 1, d.buf.Stats().Pending, "the reading behind the alarm keeps its max_age")
+		d.end(t)
+	})
+}
+
+func TestUnansweredIsTriedAgainByteForByte(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.home.mute = true
+		d.run(t)
+		for i := range 50 {
+			d.append(t, "s/c", float64(i), false)
+			time.Sleep(500 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Minute)
+		require.Contains(t, d.codes(), "publish.no-ack")
+		require.Zero(t, d.buf.Stats().Delivered)
+		d.home.set(func() { d.home.mute = false })
+		time.Sleep(5 * time.Minute)
+		require.EqualValues(t, 50, d.buf.Stats().Delivered)
+		byFirst := map[uint64]string{}
+		sessions := map[int]bool{}
+		for _, a := range d.home.arrivals() {
+			sessions[a.session] = true
+			if old, ok := byFirst[a.payload.First]; ok {
+				require.Equal(t, old, a.bytes, "a repeat is the same bytes")
+			}
+			byFirst[a.payload.First] = a.bytes
+		}
+		require.Greater(t, len(sessions), 2)
+		require.Empty(t, d.codes())
+		d.end(t)
+	})
+}
+
+func TestTooLargeBecomesAGapThatIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.home.answer = func(p []byte) error {
+			if strings.Contains(string(p), "poison") {
+				return &cloud.Error{Class: cloud.TooLarge, Op: "publish", Err: errors.New("too large")}
+			}
+			return nil
+		}
+		d.run(t)
+		time.Sleep(time.Second)
+		d.append(t, "s/poison", 1, true)
+		time.Sleep(5 * time.Second)
+		for i := range 5 {
+			d.append(t, "s/c", float64(i), false)
+		}
+		time.Sleep(time.Minute)
+		s := d.buf.Stats()
+		require.EqualValues(t, 5, s.Delivered)
+		require.EqualValues(t, 1, s.Dropped)
+		var told []pack.Gap
+		for _, a := range d.home.arrivals() {
+			told = append(told, a.payload.Gaps...)
+		}
+		require.Len(t, told, 1)
+		require.Equal(t, "undeliverable", told[0].Reason)
+		require.EqualValues(t, 1, *told[0].From)
+		require.Empty(t, d.lane.OpenGaps())
+		require.Contains(t, d.codes(), "publish.too-large")
+		d.end(t)
+	})
+}
+
+func TestGapsAreToldWithoutReadingsToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.run(t)
+		now := time.Now().UnixMilli()
+		require.NoError(t, d.lane.NoteGap(buffer.Gap{N: 3, TFrom: now, TTo: now, Reason: buffer.Unsampled}))
+		require.NoError(t, d.lane.NoteGap(buffer.Gap{N: 4, TFrom: now, TTo: now + 1, Reason: buffer.Unsampled}))
+		time.Sleep(time.Minute)
+		came := d.home.arrivals()
+		require.Len(t, came, 1)
+		require.Empty(t, came[0].payload.Readings)
+		require.EqualValues(t, 7, came[0].payload.Gaps[0].N)
+		require.Empty(t, d.lane.OpenGaps())
+		d.end(t)
+	})
+}
+
+func TestReadingTooLargeForAnyPayloadIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, func(c *config.Publish) { c.MaxBytes = 256 })
+		d.run(t)
+		time.Sleep(time.Second)
+		d.append(t, "s/ok", 1, false)
+		d.append(t, "s/"+strings.Repeat("x", 250), 2, false)
+		d.append(t, "s/ok", 3, false)
+		time.Sleep(2 * time.Minute)
+		s := d.buf.Stats()
+		require.EqualValues(t, 2, s.Delivered)
+		require.EqualValues(t, 1, s.Dropped)
+		require.Zero(t, s.Pending)
+		d.end(t)
+	})
+}
+
+func TestPollTooLargeAloneIsSplitByChannels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.run(t)
+		time.Sleep(time.Second)
+		for round := range 2 {
+			p := buffer.Poll{Stamp: d.clock.Stamp(), Alarm: round == 1}
+			for i := range 200 {
+				p.Readings = append(p.Readings, drivers.Reading{Channel: fmt.Sprintf("s/channel-%d", i), Value: float64(i)})
+			}
+			seq, err := d.lane.Append(p)
+			require.NoError(t, err)
+			if p.Alarm {
+				d.alarmed(seq)
+			}
+		}
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 400, d.buf.Stats().Delivered)
+		seen := map[uint64]bool{}
+		for _, a := range d.home.arrivals() {
+			require.LessOrEqual(t, len(a.bytes), 1024)
+			for _, r := range a.payload.Readings {
+				require.False(t, seen[r.Seq])
+				seen[r.Seq] = true
+			}
+		}
+		require.Len(t, seen, 400)
+		d.end(t)
+	})
+}
