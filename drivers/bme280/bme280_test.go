@@ -30,6 +30,13 @@ func TestWorkedExample(t *testing.T) {
 	require.InDelta(t, 100653.27, float64(p)/256, 0.02)
 }
 
+// TestCalibrationThatDivides: by zero the datasheet's formula would, with these parameters.
+func TestCalibrationThatDivides(t *testing.T) {
+	c := calibration{p1: 1, p2: -1 << 15}
+	_, ok := c.pressure(415148, 1<<20+128000)
+	require.False(t, ok)
+}
+
 func TestCalibrationLayout(t *testing.T) {
 	low := make([]byte, calibLowLen)
 	for i := range 12 {
@@ -136,30 +143,32 @@ func TestValuesAgreeWithTheSimulatedAir(t *testing.T) {
 // TestPowerLost: a chip that lost its supply between two readings, or during a conversion, is an error
 // until it is opened again, although it answers and has the right identity.
 func TestPowerLost(t *testing.T) {
-	for _, kind := range []string{"i2c", "spi"} {
-		for _, during := range []bool{false, true} {
-			o := options("bme280", kind)()
-			require.Empty(t, o.Check())
-			b := bench("bme280", kind)(t)
-			cycle := func() { b.Unplug(); b.Plug() }
-			sensor, err := o.Open(t.Context(), b.Env)
-			require.NoError(t, err)
-			_, err = sensor.Read(t.Context())
-			require.NoError(t, err)
-			if during {
-				sensor.(*Dev).sleep = func(time.Duration) { cycle() }
-			} else {
-				cycle()
+	for _, alias := range []string{"bme280", "bmp280"} {
+		for _, kind := range []string{"i2c", "spi"} {
+			for _, during := range []bool{false, true} {
+				o := options(alias, kind)()
+				require.Empty(t, o.Check())
+				b := bench(alias, kind)(t)
+				cycle := func() { b.Unplug(); b.Plug() }
+				sensor, err := o.Open(t.Context(), b.Env)
+				require.NoError(t, err)
+				_, err = sensor.Read(t.Context())
+				require.NoError(t, err)
+				if during {
+					sensor.(*Dev).sleep = func(time.Duration) { cycle() }
+				} else {
+					cycle()
+				}
+				got, err := sensor.Read(t.Context())
+				require.ErrorIs(t, err, drivers.ErrCheck)
+				require.ErrorContains(t, err, "lost its settings")
+				require.Empty(t, got)
+				sensor, err = o.Open(t.Context(), b.Env)
+				require.NoError(t, err)
+				got, err = sensor.Read(t.Context())
+				require.NoError(t, err)
+				require.Len(t, got, len(o.Channels()))
 			}
-			got, err := sensor.Read(t.Context())
-			require.ErrorIs(t, err, drivers.ErrCheck)
-			require.ErrorContains(t, err, "lost its settings")
-			require.Empty(t, got)
-			sensor, err = o.Open(t.Context(), b.Env)
-			require.NoError(t, err)
-			got, err = sensor.Read(t.Context())
-			require.NoError(t, err)
-			require.Len(t, got, 3)
 		}
 	}
 }
