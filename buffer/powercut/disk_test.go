@@ -172,7 +172,7 @@ func TestNothingIsLeft(t *testing.T) {
 	require.NotContains(t, string(mounts), d.dir)
 
 	dir := t.TempDir()
-	w := startWorker(t, "hold", dir, 0, 1, aloneEnv+"=") // in a namespace of its own, as a test binary is
+	w := startWorker(t, "hold", dir, 0, at{lines: 1}, aloneEnv+"=") // in a namespace of its own, as a test binary is
 	select {
 	case <-w.on:
 	case <-w.ended:

@@ -45,14 +45,14 @@ type worker struct {
 
 	mu    sync.Mutex
 	lines []string
-	onN   int
-	on    chan struct{} // closed at line onN
+	on    chan struct{} // closed at the line that was asked for
+	isOn  bool
 }
 
-// startWorker runs a role; on is closed when it has printed stopAt lines.
-func startWorker(t testing.TB, role, dir string, seed uint64, stopAt int, env ...string) *worker {
+// startWorker runs a role; on is closed at the line where at wants it.
+func startWorker(t testing.TB, role, dir string, seed uint64, at at, env ...string) *worker {
 	t.Helper()
-	w := &worker{ended: make(chan struct{}), onN: stopAt, on: make(chan struct{})}
+	w := &worker{ended: make(chan struct{}), on: make(chan struct{})}
 	w.cmd = exec.Command("/proc/self/exe", dir)
 	w.cmd.Env = append(os.Environ(), "HOMEWARD_POWERCUT_ROLE="+role, "HOMEWARD_POWERCUT_SEED="+strconv.FormatUint(seed, 10))
 	w.cmd.Env = append(w.cmd.Env, env...)
@@ -66,7 +66,8 @@ func startWorker(t testing.TB, role, dir string, seed uint64, stopAt int, env ..
 		for s := bufio.NewScanner(out); s.Scan(); {
 			w.mu.Lock()
 			w.lines = append(w.lines, s.Text())
-			if len(w.lines) == w.onN {
+			if !w.isOn && len(w.lines) >= max(at.from, at.lines) && strings.HasPrefix(s.Text(), at.word) {
+				w.isOn = true
 				close(w.on)
 			}
 			w.mu.Unlock()
@@ -86,8 +87,9 @@ func (w *worker) kill() []string {
 // at says when the power goes: with a request or with a line of the worker,
 // whichever is first.
 type at struct {
-	from  int // lines before After of the cut begins to count; 0: from the start
-	lines int // 0: never
+	from  int    // lines before After of the cut begins to count; 0: from the start
+	lines int    // 0: never
+	word  string // not before a line that begins so
 }
 
 // cutUnder runs a role in dir, cuts the power under it, brings the disk up
@@ -98,7 +100,7 @@ func cutUnder(t testing.TB, d *Disk, role, dir string, seed uint64, when at, cut
 	if cut.After > 0 && when.from == 0 {
 		require.NoError(t, d.Arm(cut))
 	}
-	w := startWorker(t, role, dir, seed, max(when.from, when.lines))
+	w := startWorker(t, role, dir, seed, when)
 	defer w.kill()
 	deadline := time.After(60 * time.Second)
 	if when.from > 0 || when.lines > 0 {

@@ -74,7 +74,7 @@ func Missing() string {
 const Size = 640 << 20
 
 // Disk is a running disk, and ext4 on it. Its methods are not for concurrent
-// use, except Cut, Arm, Dark and Counts.
+// use, except Cut, Arm, Dark, Off and Counts.
 type Disk struct {
 	dir     string
 	proc    *exec.Cmd
@@ -233,6 +233,12 @@ func (d *Disk) Dark() <-chan struct{} {
 		close(done)
 	}()
 	return done
+}
+
+// Off tells whether the power is off.
+func (d *Disk) Off() (off bool, err error) {
+	err = d.rpc.Call("Disk.Off", struct{}{}, &off)
+	return off, err
 }
 
 // Counts tells what arrived at the disk since New began, mkfs included.

@@ -121,6 +121,14 @@ func (s service) Dark(struct{}, *struct{}) error {
 	return nil
 }
 
+// Off tells whether the power is off.
+func (s service) Off(_ struct{}, off *bool) error {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	*off = s.d.c.off
+	return nil
+}
+
 // Counts tells what has arrived.
 func (s service) Counts(_ struct{}, n *Counts) error {
 	s.d.mu.Lock()
