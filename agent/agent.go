@@ -62,9 +62,9 @@ type Agent struct {
 	opsMu sync.Mutex
 	ops   operations
 
-	web              *status.Server // of status.listen
-	anchor           bool           // the boot's anchor has been given
-	evicted, damaged uint64         // as last seen
+	web     *status.Server // of status.listen
+	anchor  bool           // the boot's anchor has been given
+	evicted uint64         // as last seen
 }
 
 // The keys of the agent's small facts in the buffer.

@@ -59,13 +59,6 @@ func (d *decoder) byte() byte {
 	return 0
 }
 
-func (d *decoder) uint64() uint64 {
-	if v := d.bytes(8); v != nil {
-		return binary.LittleEndian.Uint64(v)
-	}
-	return 0
-}
-
 func (d *decoder) string() string { return string(d.bytes(d.uvarint())) }
 
 // count reads a number of things of at least size bytes each: more than the

@@ -58,7 +58,6 @@ type Buffer struct {
 	sealFailing bool
 	stopped     bool
 	overBound   bool
-	tailErr     time.Time
 	anchored    [16]byte // the boot last anchored
 	credit      int64    // bytes given up for room that are not used yet
 	lastBoot    [16]byte
