@@ -44,6 +44,7 @@ type Options struct {
 	PingWait  time.Duration // 0: 10 s
 	WriteWait time.Duration // 0: 10 s
 	Window    int           // publishes in flight; 0: 32
+	Clean     bool          // leave no session behind at the broker: for a visit
 	// ReadSecret reads KeyFile and checks its mode; nil: os.ReadFile.
 	ReadSecret func(ref string) ([]byte, error)
 	// Dial opens the connection below TLS; nil: TCP. Websockets open their own.
@@ -184,7 +185,7 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 		queue: make(chan outgoing, c.o.Window+2), hints: make(chan cloud.Hint, 16), done: make(chan struct{}), nonce: map[string]chan struct{}{},
 	}
 	po := paho.NewClientOptions().AddBroker(c.addr.String()).
-		SetClientID(c.o.ClientID).SetProtocolVersion(4).SetCleanSession(false).
+		SetClientID(c.o.ClientID).SetProtocolVersion(4).SetCleanSession(c.o.Clean).
 		SetAutoReconnect(false).SetConnectRetry(false).SetOrderMatters(true).
 		SetKeepAlive(c.o.KeepAlive).SetPingTimeout(c.o.PingWait).SetWriteTimeout(c.o.WriteWait).SetConnectTimeout(30 * time.Second).
 		SetStore(paho.NewOrderedMemoryStore()).

@@ -116,6 +116,7 @@ func newCloud(cfg *config.Config, epoch buffer.Epoch, log *slog.Logger) (cloud.C
 		URL: h.URL, ClientID: id, Username: h.Username, Password: password,
 		CAFile: h.CAFile, CertFile: h.CertFile, KeyFile: h.KeyFile, ReadSecret: config.ReadSecret,
 		Prefix: h.Prefix, Organization: h.Organization, Project: h.Project, Gateway: cfg.Gateway,
-		Log: log,
+		Clean: epoch == 0, // nothing was recorded yet: a check before the first run
+		Log:   log,
 	})
 }
