@@ -56,8 +56,10 @@ func watch(t testing.TB, url string, conf *tls.Config, user, password string) *w
 	o := paho.NewClientOptions().AddBroker(strings.Replace(strings.Replace(url, "tls://", "ssl://", 1), "mqtt://", "tcp://", 1)).
 		SetClientID("watcher").SetCleanSession(false).SetConnectRetry(true).SetConnectRetryInterval(100 * time.Millisecond).
 		SetMaxReconnectInterval(200 * time.Millisecond).SetTLSConfig(conf).SetUsername(user).SetPassword(password)
+	listening := make(chan struct{})
+	var once sync.Once
 	o.SetOnConnectHandler(func(c paho.Client) {
-		c.Subscribe("homeward/acme/cold/gw/#", 1, func(_ paho.Client, m paho.Message) {
+		token := c.Subscribe("homeward/acme/cold/gw/#", 1, func(_ paho.Client, m paho.Message) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			switch {
@@ -67,12 +69,20 @@ func watch(t testing.TB, url string, conf *tls.Config, user, password string) *w
 				w.payloads = append(w.payloads, m.Payload())
 			}
 		})
+		if token.WaitTimeout(10*time.Second) && token.Error() == nil {
+			once.Do(func() { close(listening) })
+		}
 	})
 	c := paho.NewClient(o)
 	token := c.Connect()
 	require.True(t, token.WaitTimeout(10*time.Second))
 	require.NoError(t, token.Error())
 	t.Cleanup(func() { c.Disconnect(0) })
+	select {
+	case <-listening:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the watcher's subscription is not answered")
+	}
 	return w
 }
 
