@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -12,18 +13,22 @@ import (
 
 // guard stands between the network and the client library, which trusts its peer: five
 // bytes would make it allocate 256 MB, and a SUBACK with more codes than topics would
-// end the process. It follows the packets' fixed headers (MQTT 3.1.1 §2.2) and fails the
-// connection at the first one that is out of bounds. It also gives every write a deadline.
+// end the process. It follows the packets' fixed headers (MQTT 3.1.1 §2.2) and ends the
+// connection at the first one that a broker has no reason to send. It also gives every
+// write a deadline of its own: the library's ping has none, and its other writes would lift it.
 type guard struct {
 	net.Conn
 	writeWait time.Duration
 	topics    int // in the one SUBSCRIBE that is sent
 
 	// Of the packet being read; only the reader touches them.
-	state  int // bytes of the length seen, or body
-	kind   byte
-	length uint32
-	shift  uint
+	state   int
+	header  byte
+	length  uint32
+	shift   uint
+	greeted bool // CONNACK was seen
+
+	writing sync.Mutex
 
 	mu  sync.Mutex
 	err error
@@ -35,17 +40,21 @@ const (
 	atBody
 )
 
+// The kinds of packet that a broker may send (MQTT 3.1.1 §2.2.1); nothing here uses QoS 2 or unsubscribes.
 const (
-	packetConnack = 2
-	packetSuback  = 9
+	packetConnack  = 2
+	packetPublish  = 3
+	packetPuback   = 4
+	packetSuback   = 9
+	packetPingresp = 13
 )
 
 func (g *guard) Read(p []byte) (int, error) {
 	n, err := g.Conn.Read(p)
 	if n > 0 {
 		if bad := g.follow(p[:n]); bad != nil {
-			_ = g.Conn.Close()
 			g.note(bad)
+			_ = g.Conn.Close()
 			return 0, bad
 		}
 	}
@@ -56,13 +65,30 @@ func (g *guard) Read(p []byte) (int, error) {
 }
 
 func (g *guard) Write(p []byte) (int, error) {
+	g.writing.Lock()
+	defer g.writing.Unlock()
 	_ = g.Conn.SetWriteDeadline(time.Now().Add(g.writeWait))
 	n, err := g.Conn.Write(p)
-	if err != nil {
+	if err != nil { // half a packet may have left: nothing can follow it
+		if !g.greeted {
+			// A server that refuses the client's certificate says so after the handshake (TLS 1.3, RFC 8446
+			// §4.4.2.4) and hangs up; the reason is there to be read although the CONNECT has met a closed door.
+			_ = g.Conn.SetReadDeadline(time.Now().Add(time.Second))
+			if _, reason := g.Conn.Read(make([]byte, 1)); isAlert(reason) {
+				err = reason
+			}
+		}
 		g.note(err)
+		_ = g.Conn.Close()
 	}
 	return n, err
 }
+
+// SetWriteDeadline does nothing: Write sets its own.
+func (g *guard) SetWriteDeadline(time.Time) error { return nil }
+
+// SetDeadline sets that of reading alone.
+func (g *guard) SetDeadline(t time.Time) error { return g.Conn.SetReadDeadline(t) }
 
 func (g *guard) note(err error) {
 	g.mu.Lock()
@@ -83,7 +109,7 @@ func (g *guard) follow(p []byte) error {
 	for len(p) > 0 {
 		switch g.state {
 		case atHeader:
-			g.kind, g.length, g.shift, g.state = p[0]>>4, 0, 0, atLength
+			g.header, g.length, g.shift, g.state = p[0], 0, 0, atLength
 			p = p[1:]
 		case atLength:
 			b := p[0]
@@ -92,7 +118,7 @@ func (g *guard) follow(p []byte) error {
 			g.shift += 7
 			if b&0x80 != 0 {
 				if g.shift >= 28 {
-					return fmt.Errorf("mqtt: the broker sent a malformed packet length")
+					return fmt.Errorf("the broker sent a malformed packet length")
 				}
 				continue
 			}
@@ -116,13 +142,35 @@ func (g *guard) follow(p []byte) error {
 }
 
 func (g *guard) judge() error {
-	switch {
-	case g.length > maxPacket:
-		return fmt.Errorf("mqtt: the broker sent a packet of %d bytes: at most %d are taken", g.length, maxPacket)
-	case g.kind == packetSuback && g.length != uint32(2+g.topics):
-		return fmt.Errorf("mqtt: the broker sent a SUBACK of %d bytes: want %d", g.length, 2+g.topics)
-	case g.kind == packetConnack && g.length != 2:
-		return fmt.Errorf("mqtt: the broker sent a CONNACK of %d bytes: want 2", g.length)
+	kind := g.header >> 4
+	if !g.greeted && kind != packetConnack {
+		return fmt.Errorf("the other side does not speak MQTT: its first byte is %#02x", g.header)
+	}
+	want := uint32(2)
+	switch kind {
+	case packetConnack:
+		if g.greeted {
+			return errors.New("the broker sent a second CONNACK")
+		}
+		g.greeted = true
+	case packetPublish:
+		if qos := g.header >> 1 & 3; qos > 1 {
+			return fmt.Errorf("the broker sent a PUBLISH with QoS %d: at most 1 is subscribed", qos)
+		}
+		if g.length > maxPacket {
+			return fmt.Errorf("the broker sent a packet of %d bytes: at most %d are taken", g.length, maxPacket)
+		}
+		return nil
+	case packetPuback:
+	case packetSuback:
+		want = uint32(2 + g.topics)
+	case packetPingresp:
+		want = 0
+	default:
+		return fmt.Errorf("the broker sent a packet of kind %d, which nobody asked for", kind)
+	}
+	if g.length != want {
+		return fmt.Errorf("the broker sent a packet of kind %d with %d bytes: want %d", kind, g.length, want)
 	}
 	return nil
 }

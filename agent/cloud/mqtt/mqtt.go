@@ -12,15 +12,16 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -40,20 +41,27 @@ type Options struct {
 	// The first four levels of every topic.
 	Prefix, Organization, Project, Gateway string
 
-	KeepAlive time.Duration // 0: 30 s; a connection that died is noticed within this and PingTimeout
+	KeepAlive time.Duration // whole seconds; 0: 30 s. A connection that died is noticed within this, PingWait and 5 s
 	PingWait  time.Duration // 0: 10 s
-	WriteWait time.Duration // 0: 10 s
+	WriteWait time.Duration // the longest that one write may take; 0: 10 s
 	Window    int           // publishes in flight; 0: 32
 	Clean     bool          // leave no session behind at the broker: for a visit
 	// ReadSecret reads KeyFile and checks its mode; nil: os.ReadFile.
 	ReadSecret func(ref string) ([]byte, error)
-	// Dial opens the connection below TLS; nil: TCP. Websockets open their own.
+	// Dial opens the connection below TLS and websockets; nil: TCP.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	Log  *slog.Logger // nil: silent
+	Now  func() time.Time // for certificates' validity; nil: time.Now
+	Log  *slog.Logger     // nil: silent
 }
 
-// maxPacket bounds what the broker may send in one packet, in bytes (orders, acknowledgements, the probe).
-const maxPacket = 256 << 10
+const (
+	maxPacket   = 256 << 10        // bytes that the broker may send in one packet
+	maxPayload  = 256 << 10        // bytes of a publish
+	maxHint     = 128 << 10        // bytes of a hint that is kept
+	openBound   = 30 * time.Second // to open a connection, if the caller's context does not end sooner
+	leaveBound  = 2 * time.Second  // for the DISCONNECT to leave
+	maxInternal = 4                // probes and statuses under way, besides the window
+)
 
 // Cloud makes sessions with one broker.
 type Cloud struct {
@@ -67,11 +75,14 @@ var ports = map[string]string{"mqtt": "1883", "tls": "8883", "ws": "80", "wss": 
 // New checks the options. It opens nothing.
 func New(o Options) (*Cloud, error) {
 	u, err := url.Parse(o.URL)
-	if err != nil || ports[u.Scheme] == "" || u.Hostname() == "" {
-		return nil, fmt.Errorf("mqtt: url %q: want mqtt://, tls://, ws:// or wss:// and a host", o.URL)
+	if err != nil {
+		return nil, errors.New("mqtt: url is malformed: want mqtt://, tls://, ws:// or wss:// and a host") // it may hold a password
 	}
 	if u.User != nil {
 		return nil, errors.New("mqtt: url: user and password do not belong in it: use username and password_file")
+	}
+	if ports[u.Scheme] == "" || u.Hostname() == "" {
+		return nil, fmt.Errorf("mqtt: url %q: want mqtt://, tls://, ws:// or wss:// and a host", o.URL)
 	}
 	for _, level := range []string{o.Prefix, o.Organization, o.Project, o.Gateway} {
 		if level == "" || strings.ContainsAny(level, "/+#\x00") {
@@ -86,6 +97,9 @@ func New(o Options) (*Cloud, error) {
 	}
 	if o.KeepAlive == 0 {
 		o.KeepAlive = 30 * time.Second
+	}
+	if o.KeepAlive < time.Second || o.KeepAlive > 65535*time.Second || o.KeepAlive%time.Second != 0 {
+		return nil, fmt.Errorf("mqtt: keep-alive %v: want whole seconds, 1 to 65535", o.KeepAlive)
 	}
 	if o.PingWait == 0 {
 		o.PingWait = 10 * time.Second
@@ -112,14 +126,14 @@ func New(o Options) (*Cloud, error) {
 func (c *Cloud) Name() string { return "mqtt" }
 
 // Limits are this client's own: MQTT 3.1.1 has no way for a broker to say its own.
-func (c *Cloud) Limits() cloud.Limits { return cloud.Limits{MaxBytes: maxPacket, Window: c.o.Window} }
+func (c *Cloud) Limits() cloud.Limits { return cloud.Limits{MaxBytes: maxPayload, Window: c.o.Window} }
 
 // secure makes the TLS configuration anew, so that renewed files are picked up.
 func (c *Cloud) secure() (*tls.Config, error) {
 	if c.addr.Scheme != "tls" && c.addr.Scheme != "wss" {
 		return nil, nil
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.addr.Hostname()}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.addr.Hostname(), Time: c.o.Now}
 	if c.o.CAFile != "" {
 		pem, err := os.ReadFile(c.o.CAFile)
 		if err != nil {
@@ -157,13 +171,13 @@ type Session struct {
 	queue chan outgoing
 	hints chan cloud.Hint
 	done  chan struct{}
-	end   sync.Once
 	work  sync.WaitGroup
 
 	mu      sync.Mutex
 	link    *guard                   // nil until the connection is open
 	opening error                    // what went wrong below MQTT, unwrapped
-	err     error                    // why done
+	err     *cloud.Error             // why done
+	open    int                      // publishes accepted and not answered, those in queue included
 	nonce   map[string]chan struct{} // probes not yet read back
 }
 
@@ -182,26 +196,29 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 	}
 	s := &Session{
 		o: &c.o, base: c.base,
-		queue: make(chan outgoing, c.o.Window+2), hints: make(chan cloud.Hint, 16), done: make(chan struct{}), nonce: map[string]chan struct{}{},
+		queue: make(chan outgoing, c.o.Window+maxInternal), hints: make(chan cloud.Hint, 16), done: make(chan struct{}), nonce: map[string]chan struct{}{},
 	}
 	po := paho.NewClientOptions().AddBroker(c.addr.String()).
 		SetClientID(c.o.ClientID).SetProtocolVersion(4).SetCleanSession(c.o.Clean).
 		SetAutoReconnect(false).SetConnectRetry(false).SetOrderMatters(true).
-		SetKeepAlive(c.o.KeepAlive).SetPingTimeout(c.o.PingWait).SetWriteTimeout(c.o.WriteWait).SetConnectTimeout(30 * time.Second).
+		SetKeepAlive(c.o.KeepAlive).SetPingTimeout(c.o.PingWait).SetWriteTimeout(c.o.WriteWait).SetConnectTimeout(openBound).
 		SetStore(paho.NewOrderedMemoryStore()).
 		SetDefaultPublishHandler(s.receive).
 		SetConnectionLostHandler(func(_ paho.Client, err error) { s.fail(classify("session", s.why(err))) }).
 		SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
 			conn, err := c.open(ctx, conf)
-			link := &guard{Conn: conn, writeWait: c.o.WriteWait, topics: len(subscribed)}
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			if err == nil && s.err != nil { // given up meanwhile
+				_ = conn.Close()
+				err = s.err
+			}
 			if err != nil {
 				s.opening = err
 				return nil, err
 			}
-			s.link = link
-			return link, nil
+			s.link = &guard{Conn: conn, writeWait: c.o.WriteWait, topics: len(subscribed)}
+			return s.link, nil
 		})
 	if c.o.Username != "" {
 		po.SetUsername(c.o.Username)
@@ -219,38 +236,47 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 	s.client = paho.NewClient(po)
 	token := s.client.Connect().(*paho.ConnectToken)
 	if err := s.wait(ctx, token); err != nil {
-		s.abandon()
-		if code := token.ReturnCode(); code >= 1 && code <= 5 {
-			return nil, refused(code)
+		e := classify("connect", s.why(err))
+		select {
+		case <-token.Done():
+			if code := token.ReturnCode(); code >= 1 && code <= 5 {
+				e = refused(code)
+			}
+		default:
 		}
-		return nil, classify("connect", s.why(err))
+		s.leave(ctx, false)
+		return nil, e
 	}
 	s.work.Add(1)
 	go s.write()
-	if err := s.subscribe(ctx); err != nil {
-		s.abandon()
+	err = s.subscribe(ctx)
+	if err == nil && status != nil {
+		err = s.enqueue("status", outgoing{s.base + "/status", true, status, func(error) {}}, c.o.Window+maxInternal)
+	}
+	if err != nil {
+		s.leave(ctx, false)
 		return nil, err
 	}
-	if status != nil {
-		if err := s.enqueue(outgoing{s.base + "/status", true, status, func(error) {}}); err != nil {
-			s.abandon()
-			return nil, err
-		}
-	}
+	s.o.Log.Debug("connected", "broker", c.addr.Host, "client_id", c.o.ClientID, "session_present", token.SessionPresent())
 	return s, nil
 }
 
 func (c *Cloud) open(ctx context.Context, conf *tls.Config) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, openBound)
+	defer cancel()
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := c.o.Dial(ctx, network, addr)
+		if err == nil {
+			abortAfter(conn, c.o.KeepAlive+c.o.PingWait)
+		}
+		return conn, err
+	}
 	if c.addr.Scheme == "ws" || c.addr.Scheme == "wss" {
-		return paho.NewWebsocket(c.addr.String(), conf, 30*time.Second, nil, nil)
+		return openWeb(ctx, c.addr, conf, dial)
 	}
-	conn, err := c.o.Dial(ctx, "tcp", c.addr.Host)
-	if err != nil {
-		return nil, err
-	}
-	abortAfter(conn, c.o.KeepAlive+c.o.PingWait)
-	if conf == nil {
-		return conn, nil
+	conn, err := dial(ctx, "tcp", c.addr.Host)
+	if err != nil || conf == nil {
+		return conn, err
 	}
 	secured := tls.Client(conn, conf)
 	if err := secured.HandshakeContext(ctx); err != nil {
@@ -263,7 +289,7 @@ func (c *Cloud) open(ctx context.Context, conf *tls.Config) (net.Conn, error) {
 var errHandshake = errors.New("TLS handshake")
 
 // refused explains a CONNACK (MQTT 3.1.1 §3.2.2.3, table 3.1).
-func refused(code byte) error {
+func refused(code byte) *cloud.Error {
 	e := &cloud.Error{Class: cloud.Denied, Op: "connect"}
 	switch code {
 	case 1:
@@ -281,14 +307,20 @@ func refused(code byte) error {
 }
 
 // classify finds the class and the remedy of a failure.
-func classify(op string, err error) error {
+func classify(op string, err error) *cloud.Error {
+	if known, ok := errors.AsType[*cloud.Error](err); ok {
+		e := *known
+		e.Op = op
+		return &e
+	}
 	e := &cloud.Error{Class: cloud.Unreachable, Op: op, Err: err, Remedy: "check the network at the site, and that home.url names the broker's host and port"}
 	var (
 		verify  *tls.CertificateVerificationError
 		record  tls.RecordHeaderError
-		remote  *net.OpError
 		invalid x509.CertificateInvalidError
 		name    x509.HostnameError
+		lookup  *net.DNSError
+		web     *webRefusal
 	)
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
@@ -299,12 +331,26 @@ func classify(op string, err error) error {
 		e.Class, e.Remedy = cloud.NotTrusted, "the broker's certificate is not from an authority that is trusted here: set home.ca_file to the authority's certificate"
 	case errors.As(err, &record):
 		e.Class, e.Remedy = cloud.NotTrusted, "the port does not speak TLS: check home.url (mqtt:// is usually 1883, tls:// 8883)"
-	case errors.As(err, &remote) && remote.Op == "remote error": // a TLS alert
+	case isAlert(err):
 		e.Class, e.Remedy = cloud.Denied, "the broker refused the TLS handshake: check home.cert_file and home.key_file, and that they are from an authority the broker trusts"
+	case errors.As(err, &web) && (web.status == http.StatusUnauthorized || web.status == http.StatusForbidden):
+		e.Class, e.Remedy = cloud.Denied, "the web server in front of the broker refuses the connection: check the path in home.url and the server's access rules"
+	case errors.As(err, &web):
+		e.Remedy = "what answers is a web server but no MQTT broker: check the path in home.url (often /mqtt)"
+	case errors.As(err, &lookup):
+		e.Remedy = "the host's name cannot be looked up: check home.url, and the name server at the site"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		e.Remedy = "the host answers but nothing listens at that port: check that the broker runs, and the port in home.url"
 	case errors.Is(err, errHandshake):
 		e.Remedy = "the port may not speak TLS, or the network cuts it: check home.url (mqtt:// is usually 1883, tls:// 8883)"
 	}
 	return e
+}
+
+// isAlert says that the other side refused in TLS.
+func isAlert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
 }
 
 // why prefers what the connection itself said to what the library makes of it.
@@ -351,7 +397,7 @@ func (s *Session) subscribe(ctx context.Context) error {
 		return classify("subscribe", s.why(err))
 	}
 	for topic, code := range token.Result() {
-		if code == 0x80 {
+		if code > 2 { // 0x80 is a refusal; others do not exist (MQTT 3.1.1 §3.9.3)
 			return &cloud.Error{Class: cloud.Denied, Op: "subscribe", Err: fmt.Errorf("the broker refuses the subscription to %s", topic),
 				Remedy: "allow this user to read and write " + s.base + "/#"}
 		}
@@ -374,6 +420,10 @@ func (s *Session) receive(_ paho.Client, m paho.Message) {
 			delete(s.nonce, string(m.Payload()))
 		}
 	case "orders", "acks":
+		if len(m.Payload()) > maxHint {
+			s.o.Log.Debug("hint too long, dropped", "topic", name, "bytes", len(m.Payload()))
+			return
+		}
 		h := cloud.Hint{Topic: name, Payload: append([]byte(nil), m.Payload()...)}
 		for {
 			select {
@@ -389,36 +439,58 @@ func (s *Session) receive(_ paho.Client, m paho.Message) {
 	}
 }
 
-func (s *Session) enqueue(out outgoing) error {
-	select {
-	case <-s.done:
-		return s.Err()
-	default:
+// enqueue hands out to the writer, unless as many as limit are under way.
+func (s *Session) enqueue(op string, out outgoing, limit int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return s.endedLocked(op, "not sent")
 	}
-	select {
-	case s.queue <- out:
-		return nil
-	default:
-		return &cloud.Error{Class: cloud.Slow, Op: "publish", Err: errors.New("more publishes than the window"), Remedy: "wait for acknowledgements"}
+	if s.open >= limit {
+		return &cloud.Error{Class: cloud.Slow, Op: op, Err: fmt.Errorf("%d publishes are unanswered, the most at a time", s.open), Remedy: "wait for acknowledgements"}
 	}
+	s.open++
+	s.queue <- out // has room for limit
+	return nil
 }
 
-// Publish sends m with QoS 1 to readings or alarms.
+// answer tells a publish's outcome, once.
+func (s *Session) answer(out outgoing, err error) {
+	s.mu.Lock()
+	s.open--
+	s.mu.Unlock()
+	out.ack(err)
+}
+
+// endedLocked is the error of what the session's end left open.
+func (s *Session) endedLocked(op, what string) error {
+	return &cloud.Error{Class: cloud.Unreachable, Op: op, Remedy: s.err.Remedy, Err: fmt.Errorf("%s, the session has ended: %w", what, s.err.Err)}
+}
+
+func (s *Session) ended(op, what string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endedLocked(op, what)
+}
+
+// Publish sends m with QoS 1 to readings or alarms. It never waits; what is beyond the window is refused as
+// [cloud.Slow], what the session's end leaves unanswered gets an error of class [cloud.Unreachable]. The
+// session must not be closed from within ack.
 func (s *Session) Publish(m cloud.Message, ack func(error)) error {
 	topic := s.base + "/readings"
 	if m.Kind == cloud.Alarm {
 		topic = s.base + "/alarms"
 	}
-	if len(m.Payload) > maxPacket {
-		return &cloud.Error{Class: cloud.TooLarge, Op: "publish", Err: fmt.Errorf("payload of %d bytes: want at most %d", len(m.Payload), maxPacket)}
+	if len(m.Payload) > maxPayload {
+		return &cloud.Error{Class: cloud.TooLarge, Op: "publish", Err: fmt.Errorf("payload of %d bytes: want at most %d", len(m.Payload), maxPayload), Remedy: "lower publish.max_bytes"}
 	}
-	return s.enqueue(outgoing{topic, false, m.Payload, ack})
+	return s.enqueue("publish", outgoing{topic, false, m.Payload, ack}, s.o.Window)
 }
 
 // Status replaces the retained status and waits until the broker has it.
 func (s *Session) Status(ctx context.Context, status []byte) error {
 	answer := make(chan error, 1)
-	if err := s.enqueue(outgoing{s.base + "/status", true, status, func(err error) { answer <- err }}); err != nil {
+	if err := s.enqueue("status", outgoing{s.base + "/status", true, status, func(err error) { answer <- err }}, s.o.Window+maxInternal); err != nil {
 		return err
 	}
 	select {
@@ -436,44 +508,35 @@ func (s *Session) write() {
 	for {
 		select {
 		case <-s.done:
-			s.refuseQueued()
+			for len(s.queue) > 0 { // nothing is added any more
+				s.answer(<-s.queue, s.ended("publish", "not sent"))
+			}
 			return
 		case out := <-s.queue:
 			token := s.client.Publish(out.topic, 1, out.retained, out.payload)
 			s.work.Add(1)
-			go func() { // at most the window of them, ending with the session
+			go func() { // as many as the window, ending with the session
 				defer s.work.Done()
 				select {
 				case <-token.Done():
 					if err := token.Error(); err != nil {
-						out.ack(classify("publish", s.why(err)))
+						// Whether it arrived is unknown, and will never be known on this connection.
+						s.fail(classify("session", s.why(err)))
+						s.answer(out, s.ended("publish", "unanswered"))
 						return
 					}
-					out.ack(nil)
+					s.answer(out, nil)
 				case <-s.done:
-					out.ack(classify("publish", fmt.Errorf("unanswered when the session ended: %w", s.Err())))
+					s.answer(out, s.ended("publish", "unanswered"))
 				}
 			}()
 		}
 	}
 }
 
-func (s *Session) refuseQueued() {
-	for {
-		select {
-		case out := <-s.queue:
-			out.ack(classify("publish", fmt.Errorf("not sent when the session ended: %w", s.Err())))
-		default:
-			return
-		}
-	}
-}
-
 // Prove publishes a nonce and waits until it is read back.
 func (s *Session) Prove(ctx context.Context) error {
-	var raw [16]byte
-	_, _ = rand.Read(raw[:]) // never fails
-	nonce := hex.EncodeToString(raw[:])
+	nonce := rand.Text()
 	seen := make(chan struct{})
 	s.mu.Lock()
 	s.nonce[nonce] = seen
@@ -484,25 +547,28 @@ func (s *Session) Prove(ctx context.Context) error {
 		delete(s.nonce, nonce)
 	}()
 	acked := make(chan error, 1)
-	if err := s.enqueue(outgoing{s.base + "/probe", false, []byte(nonce), func(err error) { acked <- err }}); err != nil {
+	if err := s.enqueue("prove", outgoing{s.base + "/probe", false, []byte(nonce), func(err error) { acked <- err }}, s.o.Window+maxInternal); err != nil {
 		return err
 	}
-	said := "not acknowledged"
+	e := &cloud.Error{Class: cloud.Unproven, Op: "prove",
+		Err:    fmt.Errorf("what is published to %s/probe is not acknowledged", s.base),
+		Remedy: "look at the broker: it takes connections and does not acknowledge"}
 	for {
 		select {
 		case <-seen:
 			return nil
 		case err := <-acked:
 			if err != nil {
-				return err
+				return classify("prove", err)
 			}
-			said, acked = "acknowledged", nil
-		case <-s.done:
-			return classify("prove", s.Err())
+			acked = nil
+			e.Err = fmt.Errorf("what is published to %s/probe is acknowledged and does not come back", s.base)
+			e.Remedy = "allow this user to read and write " + s.base + "/# in the broker's access rules"
 		case <-ctx.Done():
-			return &cloud.Error{Class: cloud.Unproven, Op: "prove",
-				Err:    fmt.Errorf("what is published to %s/probe is %s and does not come back", s.base, said),
-				Remedy: "allow this user to read and write " + s.base + "/# in the broker's access rules"}
+			if errors.Is(ctx.Err(), context.Canceled) { // says nothing about the home
+				return classify("prove", ctx.Err())
+			}
+			return e
 		}
 	}
 }
@@ -513,47 +579,53 @@ func (s *Session) Hints() <-chan cloud.Hint { return s.hints }
 // Done is closed when the connection is lost or the session closed.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
-// Err is why.
+// Err is why, an *[cloud.Error]; nil before.
 func (s *Session) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.err == nil {
+		return nil
+	}
 	return s.err
 }
 
-func (s *Session) fail(err error) {
-	s.end.Do(func() {
-		s.mu.Lock()
-		s.err = err
-		s.mu.Unlock()
-		close(s.done)
-	})
+// fail ends the session; the first reason stays. It says whether this was the first.
+func (s *Session) fail(err *cloud.Error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return false
+	}
+	s.err = err
+	close(s.done)
+	return true
 }
 
-// Close says farewell with status, if there is one and the connection is up, and disconnects. A
-// broker that does not answer is left when ctx ends.
+// Close says farewell with status, if there is one and the connection is up, disconnects, and waits for all that
+// worked for the session. A broker that does not answer is left when ctx ends. Once closed, it does nothing.
 func (s *Session) Close(ctx context.Context, status []byte) {
 	if status != nil {
-		_ = s.Status(ctx, status) // the will says the same if this does not arrive
+		_ = s.Status(ctx, status) // the will says as much if this does not arrive
 	}
-	s.abandon()
+	s.leave(ctx, true)
 }
 
-// abandon ends the session and everything that works for it.
-func (s *Session) abandon() {
-	orderly := s.Err() == nil
-	s.fail(&cloud.Error{Class: cloud.Unreachable, Op: "session", Err: errors.New("closed")})
+// leave ends the session and everything that works for it. In good order the broker is sent a DISCONNECT,
+// without which it would publish the will.
+func (s *Session) leave(ctx context.Context, orderly bool) {
+	up := s.fail(&cloud.Error{Class: cloud.Unreachable, Op: "session", Err: errors.New("closed")})
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		quiesce := uint(0)
-		if orderly {
-			quiesce = 50 // ms, for the DISCONNECT, without which the broker would publish the will
-		}
-		s.client.Disconnect(quiesce)
+		// It returns as soon as it is done; the bound is for a socket that is stuck until it is closed below.
+		s.client.Disconnect(uint((2 * leaveBound).Milliseconds()))
 	}()
-	select {
-	case <-gone:
-	case <-time.After(2 * time.Second): // stuck in a write to a frozen broker
+	if up && orderly {
+		select {
+		case <-gone:
+		case <-ctx.Done():
+		case <-time.After(leaveBound):
+		}
 	}
 	s.mu.Lock()
 	link := s.link
