@@ -57,6 +57,7 @@ func TestConformance(t *testing.T) {
 			t.Run(pulled+" "+burst.String(), func(t *testing.T) {
 				var now *wire
 				drivertest.Run(t, drivertest.Case{
+					Anonymous: true,
 					Options: func() drivers.Options {
 						unit := 17
 						return onWire{&Options{Port: "/dev/ttyS0", UnitID: &unit, Chans: []Channel{
