@@ -3,6 +3,7 @@
 package powercut
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -11,7 +12,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -33,7 +33,7 @@ import (
 func TestBuffer(t *testing.T) {
 	d := newDisk(t)
 	dir := filepath.Join(d.Path(), "buffer")
-	n := cuts(t, 24, 300)
+	n := cuts(t, 16, 300)
 	rng := rand.New(rand.NewPCG(uint64(n), 5))
 	if s := os.Getenv("HOMEWARD_SEED"); s != "" {
 		seed, err := strconv.ParseUint(s, 10, 64)
@@ -408,17 +408,9 @@ func look(dir string, lives []lifeStart, seed uint64) (*dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("/proc/self/exe", dir)
-	cmd.Env = append(os.Environ(), "HOMEWARD_POWERCUT_ROLE=buffer-look",
-		"HOMEWARD_POWERCUT_SEED="+strconv.FormatUint(seed, 10))
-	cmd.Stdin = strings.NewReader(string(p))
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
-	defer timer.Stop()
-	out, err := cmd.Output()
+	out, err := ask("buffer-look", dir, seed, bytes.NewReader(p))
 	if err != nil {
-		return nil, fmt.Errorf("look at the buffer: %w: %s", err, stderr.String())
+		return nil, err
 	}
 	var s dump
 	if err := json.Unmarshal(out, &s); err != nil {

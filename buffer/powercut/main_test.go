@@ -4,7 +4,9 @@ package powercut
 
 import (
 	"bufio"
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -82,6 +84,23 @@ func (w *worker) kill() []string {
 	<-w.ended
 	_ = w.cmd.Wait() // "signal: killed"
 	return w.lines
+}
+
+// ask runs a role that comes to an end by itself, within a minute, and returns what it says.
+func ask(role, dir string, seed uint64, stdin io.Reader) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", dir)
+	cmd.Env = append(os.Environ(), "HOMEWARD_POWERCUT_ROLE="+role, "HOMEWARD_POWERCUT_SEED="+strconv.FormatUint(seed, 10))
+	cmd.Stdin = stdin
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", role, err, stderr.String())
+	}
+	return out, nil
 }
 
 // at says when the power goes: with a request or with a line of the worker,

@@ -27,6 +27,9 @@ const aloneEnv = "HOMEWARD_POWERCUT_ALONE" // set in a process with a mount name
 // can outlive it; without the right to do so it returns and [Missing] says why.
 func Main() {
 	if s := os.Getenv(serveEnv); s != "" {
+		if s == "0" { // canRestart asks
+			os.Exit(0)
+		}
 		size, err := strconv.ParseInt(s, 10, 64)
 		if err == nil {
 			err = serve(size)
@@ -66,8 +69,21 @@ func Missing() string {
 	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
 		return "the power-cut rig needs mkfs.ext4"
 	}
+	if err := canRestart(); err != nil {
+		return "the power-cut rig must be able to start its own program, which an emulated one is not: " + err.Error()
+	}
 	return ""
 }
+
+// canRestart starts the program once more, to end at once in Main.
+var canRestart = sync.OnceValue(func() error {
+	if os.Getenv(serveEnv) != "" { // a program that did not call Main
+		return errors.New("it does not call powercut.Main first")
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), serveEnv+"=0")
+	return cmd.Run()
+})
 
 // Size of a disk in bytes: large enough for mkfs.ext4 to choose blocks of 4 KB.
 // Memory is taken for what is written only.
