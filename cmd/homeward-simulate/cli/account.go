@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"homeward/agent/pack"
 	"homeward/drivers"
@@ -17,14 +18,13 @@ import (
 type account struct {
 	tolerance map[string]float64 // by channel: how far the gateway's arithmetic may be from the simulator's
 
-	mu       sync.Mutex // protects the following
-	served   map[string][]float64
-	total    map[string]uint64 // of values served, by channel
+	mu       sync.Mutex         // protects the following
+	served   map[string][]value // not yet delivered
 	gateway  string
 	epoch    uint32
 	next     uint64                  // all before were compared
 	early    map[uint64]pack.Reading // came before their turn
-	channels map[string]*tally
+	channels map[string]uint64       // readings delivered, by channel
 	payloads uint64
 	bytes    uint64
 	repeats  uint64
@@ -34,32 +34,31 @@ type account struct {
 	wrongs   int      // also those that did not fit
 }
 
-// tally is of one channel.
-type tally struct {
-	delivered uint64
-	skipped   uint64 // served between two delivered values, and not delivered
+// value is what an instrument gave, and when.
+type value struct {
+	v  float64
+	at time.Time
 }
 
 // maxWrong bounds what is remembered word by word.
 const maxWrong = 20
 
+// The gateway takes a reading's time before it asks: so the value is served after that, but for the rounding to
+// milliseconds and a clock that is being corrected, and within what a poll takes on a busy machine.
+const (
+	servedBefore = 100 * time.Millisecond
+	servedAfter  = 5 * time.Second
+)
+
 func newAccount(tolerance map[string]float64) *account {
-	return &account{tolerance: tolerance, served: map[string][]float64{}, total: map[string]uint64{}, next: 1, early: map[uint64]pack.Reading{}, channels: map[string]*tally{}}
+	return &account{tolerance: tolerance, served: map[string][]value{}, next: 1, early: map[uint64]pack.Reading{}, channels: map[string]uint64{}}
 }
 
 // serve notes a value on its way to the gateway.
-func (a *account) serve(channel string, v float64) {
+func (a *account) serve(channel string, v float64, at time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.served[channel] = append(a.served[channel], v)
-	a.total[channel]++
-}
-
-// totals are how many values were served so far, by channel.
-func (a *account) totals() map[string]uint64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return maps.Clone(a.total)
+	a.served[channel] = append(a.served[channel], value{v, at})
 }
 
 // receive takes a payload from the broker.
@@ -105,27 +104,30 @@ func (a *account) receive(payload []byte) {
 
 // compare looks for the reading among what was served and not yet delivered, in order.
 func (a *account) compare(r pack.Reading) {
-	t := a.channels[r.Channel]
-	if t == nil {
-		t = &tally{}
-		a.channels[r.Channel] = t
-	}
+	a.channels[r.Channel]++
 	if r.Quality != drivers.Good {
 		a.complain("reading %d of %s has quality %s, not good", r.Seq, r.Channel, r.Quality)
 	}
-	queue := a.served[r.Channel]
-	for i, v := range queue {
-		if math.Abs(v-r.Value) <= a.tolerance[r.Channel]+1e-9*math.Abs(v) {
-			if t.delivered > 0 {
-				t.skipped += uint64(i)
-			}
-			t.delivered++
+	queue, elsewhen := a.served[r.Channel], -1
+	for i, s := range queue {
+		if math.Abs(s.v-r.Value) > a.tolerance[r.Channel]+1e-9*math.Abs(s.v) {
+			continue
+		}
+		if after := s.at.Sub(time.UnixMilli(r.TimeMS)); after >= -servedBefore && after <= servedAfter {
 			a.served[r.Channel] = queue[i+1:]
 			return
 		}
+		if elsewhen < 0 {
+			elsewhen = i
+		}
 	}
-	t.delivered++
-	a.complain("reading %d of %s is %g: no value that was served since the one delivered before it", r.Seq, r.Channel, r.Value)
+	if elsewhen < 0 {
+		a.complain("reading %d of %s is %g: no value that was served since the one delivered before it", r.Seq, r.Channel, r.Value)
+		return
+	}
+	a.complain("reading %d of %s has the time %s, but its value was served at %s", r.Seq, r.Channel,
+		time.UnixMilli(r.TimeMS).UTC().Format(pack.TimeLayout), queue[elsewhen].at.UTC().Format(pack.TimeLayout))
+	a.served[r.Channel] = queue[elsewhen+1:]
 }
 
 func (a *account) complain(format string, args ...any) {
@@ -147,17 +149,18 @@ func (a *account) counts() counts {
 
 // claims is what the gateway says of itself at the end.
 type claims struct {
-	recorded  uint64            // sequence numbers given
-	delivered uint64            // readings whose outcome is delivered
-	sensors   map[string]uint64 // readings recorded by each sensor, at least
-	errors    map[string]uint64 // failed polls of each sensor
-	others    map[string]uint64 // requests to each sensor that were no polls: homeward check reads without recording
+	recorded  uint64 // sequence numbers given
+	delivered uint64 // readings whose outcome is delivered
+	sensors   map[string]polls
 }
 
-// verify says what is wrong, in plain words; nothing if every reading arrived. complete are the channels of
-// which each value served must have been delivered, but for those of failed polls and of other requests; all
-// are the channels that must have brought something.
-func (a *account) verify(c claims, all, complete []string) (wrong []string) {
+// polls are a sensor's.
+type polls struct{ made, failed, readings uint64 }
+
+// verify says what is wrong, in plain words; nothing if every reading arrived. all are the site's
+// channels: each must have brought one reading for each poll that did not fail. (What was served may be more: a poll can fail
+// after its instrument has answered, a converter is read once when it is opened, and homeward check reads without recording.)
+func (a *account) verify(c claims, all []string) (wrong []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	got, beyond := a.next-1, uint64(len(a.early))
@@ -185,35 +188,27 @@ func (a *account) verify(c claims, all, complete []string) (wrong []string) {
 	}
 	sensors := map[string]uint64{}
 	for _, name := range all {
-		t := a.channels[name]
-		if t == nil {
-			say("nothing of %s was delivered", name)
-			continue
-		}
 		sensor, _, _ := strings.Cut(name, "/")
-		sensors[sensor] += t.delivered
+		p, n := c.sensors[sensor], a.channels[name]
+		if good := p.made - p.failed; n < max(good, 1) {
+			say("%s: the gateway made %d good polls, %d readings were delivered", name, good, n)
+		}
+		sensors[sensor] += n
 	}
-	for name, n := range c.sensors {
-		if sensors[name] < n {
-			say("%s: the gateway recorded at least %d readings, %d were delivered", name, n, sensors[name])
+	for _, name := range slices.Sorted(maps.Keys(sensors)) {
+		if n := c.sensors[name].readings; sensors[name] != n {
+			say("%s: the gateway recorded %d readings, %d were delivered", name, n, sensors[name])
 		}
 	}
 	var sum uint64
-	for name, t := range a.channels {
-		sensor, _, _ := strings.Cut(name, "/")
-		if _, known := sensors[sensor]; !known {
+	for _, name := range slices.Sorted(maps.Keys(a.channels)) {
+		if !slices.Contains(all, name) {
 			say("%s is no channel of this site", name)
 		}
-		sum += t.delivered
+		sum += a.channels[name]
 	}
 	if sum != got+beyond {
 		say("%d readings by channel, %d by number", sum, got+beyond)
-	}
-	for _, name := range complete {
-		sensor, _, _ := strings.Cut(name, "/")
-		if t := a.channels[name]; t != nil && t.skipped > c.errors[sensor]+c.others[sensor] {
-			say("%s: %d values between delivered ones are missing; the gateway counted %d failed polls, and %d requests were no polls", name, t.skipped, c.errors[sensor], c.others[sensor])
-		}
 	}
 	return wrong
 }

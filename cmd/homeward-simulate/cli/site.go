@@ -70,12 +70,12 @@ type site struct {
 	once   sync.Once
 }
 
-// channels are all of the site's, complete those of which no served value may be missing.
-func (s *site) channels() (all, complete []string) {
+// channels are all of the site's.
+func (s *site) channels() (all []string) {
 	for _, r := range registers {
 		all = append(all, "boiler/"+r.name)
 	}
-	return append(all, "cellar/temperature", "cellar/humidity", "cellar/pressure", "tank/level", "tank/supply"), []string{"boiler/polls"}
+	return append(all, "cellar/temperature", "cellar/humidity", "cellar/pressure", "tank/level", "tank/supply")
 }
 
 // tolerances are what rounding may do. The BME280's integer formulas give 0.01 °C, 1/256 Pa and 1/1024 %RH, and differ a
@@ -167,20 +167,20 @@ func (s *site) boiler() func() []uint16 {
 			if r.kind == "int16" {
 				raw = float64(int16(values[i]))
 			}
-			s.acc.serve("boiler/"+r.name, raw*r.scale)
+			s.acc.serve("boiler/"+r.name, raw*r.scale, now)
 		}
 		return values
 	}
 }
 
 // served takes what the chips hand out.
-func (s *site) served(channel string, raw any, _ time.Time) {
+func (s *site) served(channel string, raw any, at time.Time) {
 	switch v := raw.(type) {
 	case float64:
-		s.acc.serve(channel, v)
+		s.acc.serve(channel, v, at)
 	case int: // the converter's code
 		name := map[string]string{fmt.Sprintf("tank/%d", tankInput): "tank/level", fmt.Sprintf("tank/%d", supplyIn): "tank/supply"}[channel]
-		s.acc.serve(name, float64(v)*adcScale)
+		s.acc.serve(name, float64(v)*adcScale, at)
 	}
 }
 
