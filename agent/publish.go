@@ -225,6 +225,7 @@ type session struct {
 	border  buffer.Seq // live readings start here
 	drained bool       // no backlog below the border
 	blocked bool       // the in-flight bound was met: wait for an acknowledgement
+	unheard bool       // the receiver owes its word: the broker's acknowledgement does not end that problem
 }
 
 type acked struct {
@@ -731,7 +732,9 @@ func (s *session) ack(a acked) {
 		s.again = append(s.again, f.Attempt)
 	case a.err == nil && s.cfg.Acknowledge == "receiver" && f.Range != (buffer.Range{}): // gaps alone have no numbers to confirm
 		f.taken = true
-		s.problems.clear(CodeNoAck, "")
+		if !s.unheard {
+			s.problems.clear(CodeNoAck, "")
+		}
 	case a.err == nil:
 		s.drop(i)
 		if err := s.lane.Ack(f.ID); err != nil {
@@ -768,6 +771,7 @@ func (s *session) delivered(f *flight) {
 		share = 1
 	}
 	s.view.BacklogShare += (share - s.view.BacklogShare) / 8
+	s.unheard = false
 	s.problems.clear(CodeNoAck, "")
 	s.problems.clear(CodeStuck, "")
 }
@@ -782,6 +786,7 @@ func (s *session) late() error {
 		waited := time.Since(f.sent)
 		switch {
 		case f.taken && waited > min(receiverRetry<<min(f.Tries, 6), maxReceiverRetry):
+			s.unheard = true
 			s.problems.raise(CodeNoAck, "", status.Warn,
 				fmt.Sprintf("the receiver has not confirmed a payload for %v", waited.Round(time.Second)),
 				"check that the receiver runs and writes its acknowledgements to B/acks, or set publish.acknowledge: proven")

@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"homeward/agent/cloud"
+	"homeward/agent/config"
+	"homeward/buffer"
+)
+
+// say has a receiver publish to B/acks.
+func (h *fakeHome) say(text string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last.hints <- cloud.Hint{Topic: "acks", Payload: []byte(text)}
+}
+
+func receiving(c *config.Publish) { c.Acknowledge = "receiver" }
+
+func TestReceiversWordDelivers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, receiving)
+		d.run(t)
+		time.Sleep(time.Second)
+		for i := range 4 {
+			d.append(t, "s/c", float64(i), false)
+		}
+		time.Sleep(30 * time.Second)
+		require.Len(t, d.home.arrivals(), 1)
+		require.Zero(t, d.buf.Stats().Delivered, "the broker's word is not enough")
+
+		for _, text := range []string{
+			`{"epoch":8,"ranges":[[1,4]]}`, `{"epoch":7,"ranges":[[0,4],[4,1]]}`, `{"epoch":7,"ranges":[[5,99]]}`,
+			`{"epoch":7,"ranges":[[-1,4]]}`, `{"epoch":7,"ranges":"all"}`, `[[1,4]]`, ``,
+		} {
+			d.home.say(text)
+			time.Sleep(time.Second)
+			require.Zero(t, d.buf.Stats().Delivered, text)
+		}
+
+		// Unconfirmed, it is sent again, the same bytes, ever more rarely.
+		time.Sleep(5 * time.Minute)
+		came := d.home.arrivals()
+		require.Greater(t, len(came), 1)
+		require.Less(t, len(came), 5)
+		require.Contains(t, d.codes(), "publish.no-ack")
+		for _, a := range came {
+			require.Equal(t, came[0].bytes, a.bytes)
+		}
+
+		// In parts, and repeated.
+		d.home.say(`{"epoch":7,"ranges":[[1,2]]}`)
+		time.Sleep(time.Second)
+		require.Len(t, d.lane.Attempts(), 1)
+		d.home.say(`{"epoch":7,"ranges":[[1,1],[3,1000000]]}`)
+		d.home.say(`{"epoch":7,"ranges":[[1,4]]}`)
+		time.Sleep(time.Second)
+		require.EqualValues(t, 4, d.buf.Stats().Delivered)
+		require.Empty(t, d.lane.Attempts())
+		n := len(d.home.arrivals())
+		time.Sleep(2 * time.Hour)
+		require.Len(t, d.home.arrivals(), n)
+		require.Empty(t, d.codes())
+		d.end(t)
+	})
+}
+
+func TestReceiverHasNoNumbersOfGapsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, receiving)
+		d.run(t)
+		for i := range 3 {
+			now := time.Now().UnixMilli()
+			require.NoError(t, d.lane.NoteGap(buffer.Gap{N: 3, TFrom: now, TTo: now, Reason: buffer.Unsampled}))
+			time.Sleep(2 * time.Hour)
+			require.Len(t, d.home.arrivals(), i+1, "each told once")
+			require.Empty(t, d.lane.OpenGaps())
+			require.Empty(t, d.lane.Attempts())
+			require.Empty(t, d.codes(), fmt.Sprint(i))
+		}
+		d.end(t)
+	})
+}
