@@ -227,8 +227,11 @@ func (b *Buffer) mendHole(l *lane, r Range) {
 			return
 		}
 		if err := b.giveUpLocked(l, open, Damaged, nil); err != nil {
-			b.failed("gap not written", err)
-			l.done.add(open) // or the reader would come back for ever
+			b.failed("gap not written, only kept until the next seal", err)
+			for _, p := range l.pieces(open, Damaged) { // or the reader would come back for ever
+				l.setGap(Gap{ID: l.lastGap + 1, Range: p.r, N: p.r.Len(), Reason: Damaged, MaybeDelivered: p.maybe}, p.ends)
+			}
+			b.countFlight()
 		}
 		from = open.To + 1
 	}
