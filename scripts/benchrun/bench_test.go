@@ -1,0 +1,306 @@
+//go:build linux
+
+// Package benchrun measures the gateway's real program from outside: what the kernel says of its
+// memory and processor time, and what a paced Modbus slave on a real pseudo-terminal sees of it.
+// The broker is Debian's Mosquitto. scripts/bench runs it; nothing here judges what it measures.
+package benchrun
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"homeward/agent"
+	"homeward/agent/cloud/cloudtest"
+	"homeward/agent/status"
+	"homeward/drivers"
+	"homeward/drivers/sim"
+)
+
+// seconds reads a length from the environment.
+func seconds(b *testing.B, key string, otherwise int) time.Duration {
+	b.Helper()
+	if s := os.Getenv(key); s != "" {
+		n, err := strconv.Atoi(s)
+		require.NoError(b, err, key)
+		require.Positive(b, n, key)
+		otherwise = n
+	}
+	return time.Duration(otherwise) * time.Second
+}
+
+// program is the binary that is measured: $HOMEWARD_BIN, as released.
+func program(b *testing.B) string {
+	b.Helper()
+	path := os.Getenv("HOMEWARD_BIN")
+	if path == "" {
+		b.Skip("HOMEWARD_BIN is not set: scripts/bench does")
+	}
+	return path
+}
+
+// gateway is one process and the slave that it asks.
+type gateway struct {
+	name  string
+	dir   string
+	cmd   *exec.Cmd
+	begun time.Time // just before the process was started
+	log   bytes.Buffer
+
+	mu    sync.Mutex
+	asked []time.Time // when the slave was asked for its first register
+}
+
+// start runs the program with registers Modbus registers at 115,200 baud; with none, without a sensor.
+func start(b *testing.B, name string, registers int, every, home string) *gateway {
+	b.Helper()
+	g := &gateway{name: name, dir: b.TempDir()}
+	var c strings.Builder
+	fmt.Fprintf(&c, "gateway: %s\nstate: %s/state\nhome: {cloud: mqtt, organization: acme, project: bench, product: p, %s}\n", name, g.dir, home)
+	if registers == 0 {
+		c.WriteString("sensors: []\n")
+	} else {
+		line, err := drivers.ParseLine("115200-8N1")
+		require.NoError(b, err)
+		regs := new(sim.ModbusMap)
+		n := 0
+		regs.SetFunc(sim.Holding, 0, registers, func() []uint16 {
+			g.mu.Lock()
+			g.asked = append(g.asked, time.Now())
+			g.mu.Unlock()
+			values := make([]uint16, registers)
+			for i := range values {
+				values[i] = uint16(200 + (n+7*i)%50)
+			}
+			n++
+			return values
+		})
+		slave := new(sim.Modbus)
+		slave.AddSlave(1, regs)
+		l, err := sim.NewSerialLine(filepath.Join(g.dir, "port"), line, slave, nil)
+		require.NoError(b, err)
+		b.Cleanup(func() { _ = l.Close() })
+		fmt.Fprintf(&c, "sensors:\n  - name: unit\n    driver: modbus\n    port: %s/port\n    line: 115200-8N1\n    unit_id: 1\n    every: %s\n    channels:\n", g.dir, every)
+		for i := range registers {
+			fmt.Fprintf(&c, "      - {name: r%d, register: holding, address: %d, type: int16, scale: 0.1, unit: Cel}\n", i, i)
+		}
+	}
+	c.WriteString("publish: {max_age: 10s}\nbuffer: {keep_free: 0}\n")
+	config := filepath.Join(g.dir, "homeward.yaml")
+	require.NoError(b, os.WriteFile(config, []byte(c.String()), 0o600))
+	g.cmd = exec.Command(program(b), "run", "--config", config)
+	g.cmd.Stdout, g.cmd.Stderr = &g.log, &g.log
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	g.begun = time.Now()
+	require.NoError(b, g.cmd.Start())
+	b.Cleanup(func() { g.stop(b) })
+	return g
+}
+
+// stop is SIGTERM and the wait for its end; a second one does nothing.
+func (g *gateway) stop(b *testing.B) {
+	b.Helper()
+	if g.cmd.ProcessState != nil {
+		return
+	}
+	_ = g.cmd.Process.Signal(syscall.SIGTERM)
+	if err := g.cmd.Wait(); err != nil {
+		b.Errorf("%s: %v\n%s", g.name, err, g.log.String())
+	}
+}
+
+func (g *gateway) status(b *testing.B) (v status.Status) {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(b, status.Get(ctx, agent.SocketPath(filepath.Join(g.dir, "state")), "/status.json", &v), g.name)
+	return v
+}
+
+// first waits until the slave was asked for the first time, and gives how long after the start that was.
+func (g *gateway) first(b *testing.B) time.Duration {
+	b.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		g.mu.Lock()
+		if len(g.asked) > 0 {
+			defer g.mu.Unlock()
+			return g.asked[0].Sub(g.begun)
+		}
+		g.mu.Unlock()
+	}
+	b.Fatalf("%s: the slave was never asked", g.name)
+	return 0
+}
+
+// memory gives /proc/PID/status's sizes in MB (1e6 bytes).
+func (g *gateway) memory(b *testing.B) map[string]float64 {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.cmd.Process.Pid))
+	require.NoError(b, err)
+	sizes := map[string]float64{}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[2] == "kB" {
+			kb, err := strconv.ParseFloat(f[1], 64)
+			require.NoError(b, err, line)
+			sizes[strings.TrimSuffix(f[0], ":")] = kb * 1024 / 1e6
+		}
+	}
+	return sizes
+}
+
+// cpu is the processor time so far, from the scheduler's own sum: nanoseconds, not ticks.
+func (g *gateway) cpu(b *testing.B) time.Duration {
+	b.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", g.cmd.Process.Pid))
+	require.NoError(b, err)
+	var sum time.Duration
+	for _, t := range threads {
+		text, err := os.ReadFile(t)
+		require.NoError(b, err)
+		f := strings.Fields(string(text))
+		require.Len(b, f, 3, t)
+		ns, err := strconv.ParseInt(f[0], 10, 64)
+		require.NoError(b, err)
+		sum += time.Duration(ns)
+	}
+	return sum
+}
+
+// BenchmarkSteady runs three gateways side by side, each by itself: without a sensor, with ten
+// registers a second, and the same over TLS. It says what memory they have after a minute and at the
+// end, and the processor time from the tenth second on. HOMEWARD_BENCH_SECONDS (default 300) is the length.
+func BenchmarkSteady(b *testing.B) {
+	program(b)
+	length := seconds(b, "HOMEWARD_BENCH_SECONDS", 300)
+	plain := cloudtest.StartMosquitto(b, cloudtest.MosquittoOptions{})
+	authority := cloudtest.NewAuthority(b)
+	secret := cloudtest.StartMosquitto(b, cloudtest.MosquittoOptions{TLS: authority})
+	overTLS := fmt.Sprintf("url: %q, ca_file: %q", secret.URL, authority.CAFile)
+	for range b.N {
+		all := []*gateway{
+			start(b, "idle", 0, "", fmt.Sprintf("url: %q", plain.URL)),
+			start(b, "ten", 10, "1s", fmt.Sprintf("url: %q", plain.URL)),
+			start(b, "ten-tls", 10, "1s", overTLS),
+		}
+		begin := time.Now()
+		until := func(d time.Duration) { time.Sleep(time.Until(begin.Add(d))) }
+		tell := func() {
+			for _, g := range all {
+				m := g.memory(b)
+				b.Logf("%-8s after %4.0f s: VmRSS %5.2f MB = RssAnon %5.2f + RssFile %5.2f, at most %5.2f (VmHWM)",
+					g.name, time.Since(g.begun).Seconds(), m["VmRSS"], m["RssAnon"], m["RssFile"], m["VmHWM"])
+			}
+		}
+		until(min(10*time.Second, length/2))
+		used, since := map[*gateway]time.Duration{}, time.Now()
+		for _, g := range all {
+			used[g] = g.cpu(b)
+		}
+		if length > time.Minute {
+			until(time.Minute)
+			tell()
+		}
+		until(length)
+		tell()
+		over := time.Since(since)
+		for _, g := range all {
+			perHour := (g.cpu(b) - used[g]).Seconds() / over.Hours()
+			m, s := g.memory(b), g.status(b)
+			b.ReportMetric(m["VmRSS"], g.name+"-MB")
+			b.ReportMetric(m["RssAnon"], g.name+"-anon-MB")
+			b.ReportMetric(perHour, g.name+"-cpu-s/h")
+			b.Logf("%-8s processor %5.1f s an hour (%.2f %% of one core); home %s, %d readings in %d payloads acknowledged",
+				g.name, perHour, perHour/36, s.Home.State, s.Publish.Readings, s.Publish.Payloads)
+			g.stop(b)
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkFast asks 100 registers every 100 ms at 115,200 baud: how many polls a second the slave
+// sees, how regularly, and how many ticks the gateway says it missed. HOMEWARD_BENCH_FAST_SECONDS (default 60).
+func BenchmarkFast(b *testing.B) {
+	program(b)
+	length := seconds(b, "HOMEWARD_BENCH_FAST_SECONDS", 60)
+	home := cloudtest.StartMosquitto(b, cloudtest.MosquittoOptions{})
+	for range b.N {
+		g := start(b, "fast", 100, "100ms", fmt.Sprintf("url: %q", home.URL))
+		g.first(b)
+		time.Sleep(3 * time.Second)
+		before, used := g.status(b), g.cpu(b)
+		from := time.Now()
+		time.Sleep(length)
+		to := time.Now()
+		after, busy := g.status(b), g.cpu(b)-used
+		g.mu.Lock()
+		var in []time.Time
+		for _, t := range g.asked {
+			if !t.Before(from) && t.Before(to) {
+				in = append(in, t)
+			}
+		}
+		g.mu.Unlock()
+		require.Greater(b, len(in), 1, "the slave was hardly asked")
+		var apart []time.Duration
+		for i := range in[1:] {
+			apart = append(apart, in[i+1].Sub(in[i]))
+		}
+		slices.Sort(apart)
+		was, is := before.Sensors[0], after.Sensors[0]
+		m := g.memory(b)
+		b.ReportMetric(float64(len(in))/to.Sub(from).Seconds(), "polls/s")
+		b.ReportMetric(float64(is.Missed-was.Missed), "missed")
+		b.ReportMetric(float64(is.Errors-was.Errors), "errors")
+		b.ReportMetric(m["VmRSS"], "MB")
+		b.ReportMetric(m["RssAnon"], "anon-MB")
+		b.ReportMetric(busy.Seconds()/to.Sub(from).Hours(), "cpu-s/h")
+		b.Logf("polls of 100 registers: %d in %.1f s, apart %v (median), %v (99 %%), %v (most); missed since the start: %d; pending %d",
+			len(in), to.Sub(from).Seconds(), apart[len(apart)/2].Round(100*time.Microsecond), apart[len(apart)*99/100].Round(100*time.Microsecond),
+			apart[len(apart)-1].Round(100*time.Microsecond), is.Missed, after.Buffer.Pending)
+		g.stop(b)
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkStart says how long after the start of the process the slave is asked for the first time:
+// with a new state folder and nobody answering at home.
+func BenchmarkStart(b *testing.B) {
+	program(b)
+	const rounds = 10
+	for range b.N {
+		var anew []time.Duration
+		for range rounds {
+			g := start(b, "first", 10, "1s", `url: "mqtt://127.0.0.1:1"`)
+			anew = append(anew, g.first(b))
+			g.stop(b)
+		}
+		slices.Sort(anew)
+		b.ReportMetric(anew[rounds/2].Seconds()*1000, "median-ms")
+		b.ReportMetric(anew[rounds-1].Seconds()*1000, "most-ms")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkVersion is what starting any program of this size costs here: the floor below BenchmarkStart.
+func BenchmarkVersion(b *testing.B) {
+	path := program(b)
+	for b.Loop() {
+		out, err := exec.Command(path, "version", "--json").Output()
+		require.NoError(b, err)
+		require.True(b, json.Valid(out), "%s", out)
+	}
+}
