@@ -1,5 +1,5 @@
 // Package cloudtest is the suite that every cloud passes, and the brokers that tests run
-// against: Debian's Mosquitto as a process that can be frozen and killed, and hostile fakes.
+// against: Debian's Mosquitto as a process that can be frozen and killed, and a line that can go silent.
 package cloudtest
 
 import (
@@ -123,6 +123,7 @@ func (m *Mosquitto) start(path string) {
 		}
 		select {
 		case <-dead:
+			close(said) // nobody writes any more
 			m.t.Fatalf("mosquitto ended: %s", <-said)
 		default:
 		}

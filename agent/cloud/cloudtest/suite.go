@@ -24,7 +24,7 @@ type Home struct {
 	Deny func() cloud.Cloud
 	// Drop makes a client whose publishes the home acknowledges and throws away; nil: it cannot.
 	Drop func() cloud.Cloud
-	// Freeze stops the home answering without closing anything; Thaw undoes it.
+	// Freeze stops the home answering without closing anything; Thaw undoes it, Kill too.
 	Freeze, Thaw func()
 	// Kill ends it, closing its connections; Revive brings it back.
 	Kill, Revive func()
@@ -229,15 +229,71 @@ func Run(t *testing.T, open func(t *testing.T) Home) {
 		require.Equal(t, []error{nil}, a.errs[1])
 	})
 
+	t.Run("no more than the window is under way", func(t *testing.T) {
+		h := open(t)
+		c := h.New()
+		s := dial(t, c, "here", "gone")
+		defer end(s, nil)
+		h.Freeze()
+		var a acks
+		n := c.Limits().Window
+		for i := range n {
+			a.publish(t, s, i, cloud.Message{Payload: []byte("waits")})
+		}
+		err := s.Publish(cloud.Message{Payload: []byte("too many")}, func(error) { t.Error("answered though refused") })
+		require.Equal(t, cloud.Slow, cloud.ClassOf(err), "%v", err)
+		h.Thaw()
+		a.wait(t) // each has an answer, whether the session outlived the freeze or not
+		for i := range n {
+			require.Len(t, a.errs[i], 1)
+		}
+	})
+
+	t.Run("closing answers what is open", func(t *testing.T) {
+		h := open(t)
+		s := dial(t, h.New(), "here", "gone")
+		h.Freeze()
+		defer h.Thaw()
+		var a acks
+		for i := range 5 {
+			a.publish(t, s, i, cloud.Message{Payload: []byte("unanswered")})
+		}
+		end(s, nil)
+		for i := range 5 {
+			require.Len(t, a.errs[i], 1, "when Close has returned")
+			require.Equal(t, cloud.Unreachable, cloud.ClassOf(a.errs[i][0]))
+		}
+		require.Equal(t, cloud.Unreachable, cloud.ClassOf(s.Err()))
+		_, err := dialled(t, func(ctx context.Context) (cloud.Session, error) { return nil, s.Prove(ctx) })
+		require.Error(t, err)
+	})
+
 	t.Run("dialling ends with its context", func(t *testing.T) {
 		h := open(t)
 		h.Freeze()
 		defer h.Thaw()
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		defer cancel()
-		_, err := h.New().Dial(ctx, nil, nil)
+		_, err := dialled(t, func(ctx context.Context) (cloud.Session, error) { return h.New().Dial(ctx, nil, nil) })
 		require.Error(t, err)
+		require.Equal(t, cloud.Unreachable, cloud.ClassOf(err))
 	})
+}
+
+// dialled runs dial with a context that soon ends, and sees that dial ends with it.
+func dialled(t *testing.T, dial func(context.Context) (cloud.Session, error)) (s cloud.Session, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s, err = dial(ctx)
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatal("it does not end with its context")
+	}
+	return s, err
 }
 
 // Secret is the password that the suite's homes use; it must show up nowhere.

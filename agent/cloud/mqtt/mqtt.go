@@ -177,12 +177,13 @@ type Session struct {
 	link    *guard                   // nil until the connection is open
 	opening error                    // what went wrong below MQTT, unwrapped
 	err     *cloud.Error             // why done
-	open    int                      // publishes accepted and not answered, those in queue included
+	open    [2]int                   // publishes accepted and not answered, those in queue included: the home's own, and messages
 	nonce   map[string]chan struct{} // probes not yet read back
 }
 
 type outgoing struct {
 	topic    string
+	message  bool // counts towards the window
 	retained bool
 	payload  []byte
 	ack      func(error)
@@ -251,7 +252,7 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 	go s.write()
 	err = s.subscribe(ctx)
 	if err == nil && status != nil {
-		err = s.enqueue("status", outgoing{s.base + "/status", true, status, func(error) {}}, c.o.Window+maxInternal)
+		err = s.enqueue("status", outgoing{topic: s.base + "/status", retained: true, payload: status, ack: func(error) {}})
 	}
 	if err != nil {
 		s.leave(ctx, false)
@@ -439,25 +440,34 @@ func (s *Session) receive(_ paho.Client, m paho.Message) {
 	}
 }
 
-// enqueue hands out to the writer, unless as many as limit are under way.
-func (s *Session) enqueue(op string, out outgoing, limit int) error {
+func (s *Session) openLocked(out outgoing) (open *int, limit int) {
+	if out.message {
+		return &s.open[1], s.o.Window
+	}
+	return &s.open[0], maxInternal
+}
+
+// enqueue hands out to the writer, unless as many as there may be are under way.
+func (s *Session) enqueue(op string, out outgoing) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
 		return s.endedLocked(op, "not sent")
 	}
-	if s.open >= limit {
-		return &cloud.Error{Class: cloud.Slow, Op: op, Err: fmt.Errorf("%d publishes are unanswered, the most at a time", s.open), Remedy: "wait for acknowledgements"}
+	open, limit := s.openLocked(out)
+	if *open >= limit {
+		return &cloud.Error{Class: cloud.Slow, Op: op, Err: fmt.Errorf("%d publishes are unanswered, the most at a time", *open), Remedy: "wait for acknowledgements"}
 	}
-	s.open++
-	s.queue <- out // has room for limit
+	*open++
+	s.queue <- out // has room for all
 	return nil
 }
 
 // answer tells a publish's outcome, once.
 func (s *Session) answer(out outgoing, err error) {
 	s.mu.Lock()
-	s.open--
+	open, _ := s.openLocked(out)
+	*open--
 	s.mu.Unlock()
 	out.ack(err)
 }
@@ -484,13 +494,13 @@ func (s *Session) Publish(m cloud.Message, ack func(error)) error {
 	if len(m.Payload) > maxPayload {
 		return &cloud.Error{Class: cloud.TooLarge, Op: "publish", Err: fmt.Errorf("payload of %d bytes: want at most %d", len(m.Payload), maxPayload), Remedy: "lower publish.max_bytes"}
 	}
-	return s.enqueue("publish", outgoing{topic, false, m.Payload, ack}, s.o.Window)
+	return s.enqueue("publish", outgoing{topic: topic, message: true, payload: m.Payload, ack: ack})
 }
 
 // Status replaces the retained status and waits until the broker has it.
 func (s *Session) Status(ctx context.Context, status []byte) error {
 	answer := make(chan error, 1)
-	if err := s.enqueue("status", outgoing{s.base + "/status", true, status, func(err error) { answer <- err }}, s.o.Window+maxInternal); err != nil {
+	if err := s.enqueue("status", outgoing{topic: s.base + "/status", retained: true, payload: status, ack: func(err error) { answer <- err }}); err != nil {
 		return err
 	}
 	select {
@@ -547,7 +557,7 @@ func (s *Session) Prove(ctx context.Context) error {
 		delete(s.nonce, nonce)
 	}()
 	acked := make(chan error, 1)
-	if err := s.enqueue("prove", outgoing{s.base + "/probe", false, []byte(nonce), func(err error) { acked <- err }}, s.o.Window+maxInternal); err != nil {
+	if err := s.enqueue("prove", outgoing{topic: s.base + "/probe", payload: []byte(nonce), ack: func(err error) { acked <- err }}); err != nil {
 		return err
 	}
 	e := &cloud.Error{Class: cloud.Unproven, Op: "prove",

@@ -9,6 +9,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -17,8 +20,8 @@ import (
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 	broker "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/hooks/auth"
 	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -28,7 +31,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"))
+	goleak.VerifyTestMain(m)
 }
 
 func options(url string) mqtt.Options {
@@ -59,16 +62,7 @@ func watch(t testing.TB, url string, conf *tls.Config, user, password string) *w
 	listening := make(chan struct{})
 	var once sync.Once
 	o.SetOnConnectHandler(func(c paho.Client) {
-		token := c.Subscribe("homeward/acme/cold/gw/#", 1, func(_ paho.Client, m paho.Message) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			switch {
-			case strings.HasSuffix(m.Topic(), "/status"):
-				w.status = m.Payload()
-			case strings.HasSuffix(m.Topic(), "/readings"), strings.HasSuffix(m.Topic(), "/alarms"):
-				w.payloads = append(w.payloads, m.Payload())
-			}
-		})
+		token := c.Subscribe("homeward/acme/cold/gw/#", 1, func(_ paho.Client, m paho.Message) { w.take(m.Topic(), m.Payload()) })
 		if token.WaitTimeout(10*time.Second) && token.Error() == nil {
 			once.Do(func() { close(listening) })
 		}
@@ -84,6 +78,17 @@ func watch(t testing.TB, url string, conf *tls.Config, user, password string) *w
 		t.Fatal("the watcher's subscription is not answered")
 	}
 	return w
+}
+
+func (w *watcher) take(topic string, payload []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch topic[strings.LastIndexByte(topic, '/')+1:] {
+	case "status":
+		w.status = bytes.Clone(payload)
+	case "readings", "alarms":
+		w.payloads = append(w.payloads, bytes.Clone(payload))
+	}
 }
 
 func (w *watcher) received() [][]byte {
@@ -123,40 +128,239 @@ func TestConformanceMosquitto(t *testing.T) {
 	})
 }
 
-// TestInProcess needs nothing installed: the embedded broker takes the ordinary path.
-func TestInProcess(t *testing.T) {
+// inProcess is the embedded broker with the rules of TestConformanceMosquitto.
+type inProcess struct {
+	broker.HookBase
+	*broker.Server
+	addr, web string // host:port of the listeners
+	watcher
+}
+
+func (b *inProcess) ID() string { return "rules" }
+
+func (b *inProcess) Provides(hook byte) bool {
+	return hook == broker.OnConnectAuthenticate || hook == broker.OnACLCheck || hook == broker.OnPublish
+}
+
+func (b *inProcess) OnConnectAuthenticate(_ *broker.Client, pk packets.Packet) bool {
+	return string(pk.Connect.Password) == cloudtest.Secret || len(pk.Connect.Username) == 0
+}
+
+func (b *inProcess) OnACLCheck(*broker.Client, string, bool) bool { return true }
+
+func (b *inProcess) OnPublish(c *broker.Client, pk packets.Packet) (packets.Packet, error) {
+	if string(c.Properties.Username) == "mute" {
+		return pk, packets.CodeSuccessIgnore // acknowledged and thrown away
+	}
+	return pk, nil
+}
+
+func startInProcess(t *testing.T, secure *tls.Config) *inProcess {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	addr := l.Addr().String()
-	b := broker.New(&broker.Options{Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, b.AddHook(new(auth.AllowHook), nil))
-	require.NoError(t, b.AddListener(listeners.NewNet("test", l)))
-	require.NoError(t, b.Serve())
-	defer b.Close()
-	w := watch(t, "mqtt://"+addr, nil, "", "")
-	s, err := client(t, options("mqtt://"+addr)).Dial(t.Context(), []byte("here"), []byte("gone"))
+	free, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer s.Close(t.Context(), []byte("farewell"))
-	require.NoError(t, s.Prove(t.Context()))
-	acked := make(chan error, 1)
-	require.NoError(t, s.Publish(cloud.Message{Payload: []byte("{}")}, func(err error) { acked <- err }))
-	require.NoError(t, <-acked)
-	require.Eventually(t, func() bool { return len(w.received()) == 1 && string(w.state()) == "here" }, 5*time.Second, 5*time.Millisecond)
+	b := &inProcess{addr: l.Addr().String(), web: free.Addr().String()}
+	require.NoError(t, free.Close())
+	b.Server = broker.New(&broker.Options{Logger: slog.New(slog.DiscardHandler), InlineClient: true})
+	require.NoError(t, b.AddHook(b, nil))
+	require.NoError(t, b.AddListener(listeners.NewNet("tcp", l)))
+	require.NoError(t, b.AddListener(listeners.NewWebsocket(listeners.Config{ID: "web", Address: b.web, TLSConfig: secure})))
+	require.NoError(t, b.Subscribe("homeward/acme/cold/gw/#", 1, func(_ *broker.Client, _ packets.Subscription, pk packets.Packet) {
+		b.take(pk.TopicName, pk.Payload)
+	}))
+	require.NoError(t, b.Serve())
+	t.Cleanup(func() { _ = b.Close() })
+	require.Eventually(t, func() bool { // it listens a little later
+		c, err := net.Dial("tcp", b.web)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	}, 10*time.Second, time.Millisecond)
+	return b
+}
 
-	// Hints come from anyone who may publish there; a flood costs bounded memory and does not block the session.
-	flood := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + addr).SetClientID("flood"))
-	token := flood.Connect()
-	require.True(t, token.WaitTimeout(5*time.Second))
+// TestConformanceInProcess needs nothing installed: the embedded broker behind a line that goes silent and is cut.
+func TestConformanceInProcess(t *testing.T) {
+	var logged syncBuffer
+	cloudtest.Run(t, func(t *testing.T) cloudtest.Home {
+		b := startInProcess(t, nil)
+		p := cloudtest.StartProxy(t, b.addr)
+		as := func(user, password string) cloud.Cloud {
+			o := options(fmt.Sprintf("mqtt://127.0.0.1:%d", p.Port))
+			o.Username, o.Password = user, func() (string, error) { return password, nil }
+			o.Log = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			return client(t, o)
+		}
+		return cloudtest.Home{
+			New:      func() cloud.Cloud { return as("gw", cloudtest.Secret) },
+			Deny:     func() cloud.Cloud { return as("gw", cloudtest.Secret+"x") },
+			Drop:     func() cloud.Cloud { return as("mute", cloudtest.Secret) },
+			Received: b.received, Status: b.state, Freeze: p.Freeze, Thaw: p.Thaw, Kill: p.Kill, Revive: p.Revive,
+			NoticeWithin: 10 * time.Second,
+		}
+	})
+	require.Contains(t, logged.String(), "connected")
+	require.NotContains(t, logged.String(), cloudtest.Secret)
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// TestHintsAreBounded: hints come from anyone who may publish there; a flood costs bounded memory and does not block the session.
+func TestHintsAreBounded(t *testing.T) {
+	b := startInProcess(t, nil)
+	s, err := client(t, options("mqtt://"+b.addr)).Dial(t.Context(), nil, nil)
+	require.NoError(t, err)
+	defer s.Close(t.Context(), nil)
+	require.NoError(t, b.Publish("homeward/acme/cold/gw/orders", []byte("look"), false, 1))
+	require.Equal(t, cloud.Hint{Topic: "orders", Payload: []byte("look")}, <-s.Hints())
 	for i := range 200 {
-		flood.Publish("homeward/acme/cold/gw/acks", 1, false, fmt.Sprint(i)).WaitTimeout(5 * time.Second)
+		require.NoError(t, b.Publish("homeward/acme/cold/gw/acks", fmt.Append(nil, i), false, 1))
 	}
-	flood.Disconnect(100)
+	require.NoError(t, b.Publish("homeward/acme/cold/gw/acks", make([]byte, 200<<10), false, 1))
+	require.NoError(t, b.Publish("homeward/acme/cold/gw/elsewhere", []byte("not subscribed"), false, 1))
 	require.NoError(t, s.Prove(t.Context()))
+	require.LessOrEqual(t, len(s.Hints()), 16)
 	last := ""
 	for len(s.Hints()) > 0 {
 		last = string((<-s.Hints()).Payload)
 	}
-	require.Equal(t, "199", last, "the newest are kept")
+	require.Equal(t, "199", last, "the newest are kept, and nothing that is too long")
+}
+
+// TestQueuedOrders: the broker keeps orders for a gateway that is away, and hands them over when it is back.
+func TestQueuedOrders(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: needs a real broker")
+	}
+	m := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{})
+	c := client(t, options(m.URL))
+	s, err := c.Dial(t.Context(), nil, nil)
+	require.NoError(t, err)
+	s.Close(t.Context(), nil)
+	fleet := paho.NewClient(paho.NewClientOptions().AddBroker(strings.Replace(m.URL, "mqtt", "tcp", 1)).SetClientID("fleet"))
+	require.True(t, fleet.Connect().WaitTimeout(10*time.Second))
+	require.True(t, fleet.Publish("homeward/acme/cold/gw/orders", 1, false, "while away").WaitTimeout(10*time.Second))
+	fleet.Disconnect(1000)
+	s, err = c.Dial(t.Context(), nil, nil)
+	require.NoError(t, err)
+	defer s.Close(t.Context(), nil)
+	select {
+	case h := <-s.Hints():
+		require.Equal(t, "while away", string(h.Payload))
+	case <-time.After(10 * time.Second):
+		t.Fatal("lost")
+	}
+}
+
+// TestClean: a visit leaves no session at the broker, which would queue messages for nobody; otherwise it is kept.
+func TestClean(t *testing.T) {
+	b := startInProcess(t, nil)
+	for _, clean := range []bool{false, true} {
+		o := options("mqtt://" + b.addr)
+		o.Clean = clean
+		s, err := client(t, o).Dial(t.Context(), nil, nil)
+		require.NoError(t, err)
+		require.NoError(t, s.Prove(t.Context()))
+		s.Close(t.Context(), nil)
+		require.Eventually(t, func() bool {
+			c, known := b.Clients.Get(o.ClientID)
+			return known != clean && (!known || c.Closed())
+		}, 5*time.Second, 5*time.Millisecond, "clean %v", clean)
+	}
+}
+
+func TestPasswordIsReadAtEachDial(t *testing.T) {
+	b := startInProcess(t, nil)
+	o := options("mqtt://" + b.addr)
+	password, trouble := "outdated", error(nil)
+	o.Username, o.Password = "gw", func() (string, error) { return password, trouble }
+	c := client(t, o)
+	_, err := c.Dial(t.Context(), nil, nil)
+	require.Equal(t, cloud.Denied, cloud.ClassOf(err))
+	password = cloudtest.Secret
+	s, err := c.Dial(t.Context(), nil, nil)
+	require.NoError(t, err)
+	s.Close(t.Context(), nil)
+	trouble = os.ErrPermission
+	_, err = c.Dial(t.Context(), nil, nil)
+	require.ErrorIs(t, err, os.ErrPermission)
+	require.Equal(t, cloud.Denied, cloud.ClassOf(err))
+}
+
+func TestWebsocket(t *testing.T) {
+	ca := cloudtest.NewAuthority(t)
+	cert, key := ca.Issue(t, "localhost", false)
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	require.NoError(t, err)
+	works := func(t *testing.T, b *inProcess, url string) {
+		dialled := false
+		o := options(url)
+		o.CAFile = ca.CAFile
+		o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dialled = true
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		}
+		s, err := client(t, o).Dial(t.Context(), []byte("here"), []byte("gone"))
+		require.NoError(t, err)
+		require.True(t, dialled)
+		require.NoError(t, s.Prove(t.Context()))
+		acked := make(chan error, 1)
+		big := bytes.Repeat([]byte("x"), 100_000)
+		require.NoError(t, s.Publish(cloud.Message{Payload: big}, func(err error) { acked <- err }))
+		require.NoError(t, <-acked)
+		require.Eventually(t, func() bool { return len(b.received()) == 1 }, 10*time.Second, 5*time.Millisecond)
+		require.True(t, bytes.Equal(big, b.received()[0]))
+		s.Close(t.Context(), []byte("farewell"))
+		require.Eventually(t, func() bool { return string(b.state()) == "farewell" }, 10*time.Second, 5*time.Millisecond)
+	}
+	t.Run("ws", func(t *testing.T) {
+		b := startInProcess(t, nil)
+		works(t, b, "ws://"+b.web+"/mqtt")
+	})
+	t.Run("ws without a path", func(t *testing.T) {
+		b := startInProcess(t, nil)
+		works(t, b, "ws://"+b.web)
+	})
+	t.Run("wss", func(t *testing.T) {
+		b := startInProcess(t, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
+		_, port, err := net.SplitHostPort(b.web)
+		require.NoError(t, err)
+		works(t, b, "wss://localhost:"+port)
+		o := options("wss://localhost:" + port)
+		o.CAFile = cloudtest.NewAuthority(t).CAFile
+		_, err = client(t, o).Dial(t.Context(), nil, nil)
+		require.Equal(t, cloud.NotTrusted, cloud.ClassOf(err), "%v", err)
+	})
+	for status, class := range map[int]cloud.Class{http.StatusForbidden: cloud.Denied, http.StatusUnauthorized: cloud.Denied, http.StatusNotFound: cloud.Unreachable, http.StatusOK: cloud.Unreachable} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+			defer server.Close()
+			_, err := client(t, options(strings.Replace(server.URL, "http", "ws", 1))).Dial(t.Context(), nil, nil)
+			require.Equal(t, class, cloud.ClassOf(err), "%v", err)
+			require.ErrorContains(t, err, fmt.Sprint(status))
+			var e *cloud.Error
+			require.ErrorAs(t, err, &e)
+			require.Contains(t, e.Remedy, "path in home.url")
+		})
+	}
 }
 
 func TestTLS(t *testing.T) {
@@ -183,6 +387,14 @@ func TestTLS(t *testing.T) {
 		}, cloud.NotTrusted, "another name"},
 		{"no certificate", func(o *mqtt.Options) { o.CertFile, o.KeyFile = "", "" }, cloud.Denied, "cert_file"},
 		{"expired certificate", func(o *mqtt.Options) { o.CertFile, o.KeyFile = old, oldKey }, cloud.Denied, "cert_file"},
+		{"our clock is behind", func(o *mqtt.Options) { o.Now = func() time.Time { return time.Unix(0, 0) } }, cloud.NotTrusted, "clock"},
+		{"broker's certificate has expired", func(o *mqtt.Options) {
+			o.Now = func() time.Time { return time.Now().Add(1000 * time.Hour) }
+		}, cloud.NotTrusted, "clock"},
+		{"key missing", func(o *mqtt.Options) { o.KeyFile += "x" }, cloud.Denied, "mend the file"},
+		{"key of another certificate", func(o *mqtt.Options) { o.KeyFile = oldKey }, cloud.Denied, "mend the file"},
+		{"authority missing", func(o *mqtt.Options) { o.CAFile += "x" }, cloud.Denied, "mend the file"},
+		{"authority is no certificate", func(o *mqtt.Options) { o.CAFile = key }, cloud.Denied, "mend the file"},
 		{"certificate missing", func(o *mqtt.Options) { o.CertFile += "x" }, cloud.Denied, "mend the file"},
 		{"clear text to a TLS port", func(o *mqtt.Options) { o.URL = strings.Replace(o.URL, "tls", "mqtt", 1) }, cloud.Unreachable, ""},
 	} {
@@ -287,6 +499,29 @@ func TestHostileBroker(t *testing.T) {
 				_, _ = c.Write(binary.BigEndian.AppendUint16([]byte{0x40, 2}, uint16(i+2000)))
 			}
 		},
+		"second connack": func(c net.Conn) { _, _ = c.Write(append(connack, connack...)) },
+		"publish with QoS 2": func(c net.Conn) {
+			_, _ = c.Write(append(append([]byte{}, connack...), 0x34, 7, 0, 3, 'a', '/', 'b', 0, 9))
+		},
+		"publish with QoS 3":       func(c net.Conn) { _, _ = c.Write(append(append([]byte{}, connack...), 0x36, 5, 0, 1, 'a', 0, 9)) },
+		"empty publish":            func(c net.Conn) { _, _ = c.Write(append(append([]byte{}, connack...), 0x30, 0)) },
+		"pubrel":                   func(c net.Conn) { _, _ = c.Write(append(append([]byte{}, connack...), 0x62, 2, 0, 2)) },
+		"unsuback":                 func(c net.Conn) { _, _ = c.Write(append(append([]byte{}, connack...), 0xb0, 2, 0, 1)) },
+		"connect":                  func(c net.Conn) { _, _ = c.Write(append(append([]byte{}, connack...), 0x10, 2, 0, 1)) },
+		"return code nobody knows": func(c net.Conn) { _, _ = c.Write([]byte{0x20, 2, 0, 77}) },
+		"suback with QoS 9": func(c net.Conn) {
+			_, _ = c.Write(connack)
+			_, _ = c.Write(append(append([]byte{0x90, 5}, id(c)...), 1, 9, 1))
+		},
+		"flood of publishes": func(c net.Conn) {
+			_, _ = c.Write(connack)
+			_, _ = c.Write(append(append([]byte{0x90, 5}, id(c)...), 1, 1, 1))
+			for range 3000 {
+				if _, err := c.Write([]byte{0x32, 6, 0, 1, 'x', 0, 7, '!'}); err != nil {
+					return
+				}
+			}
+		},
 		"closes at once": func(c net.Conn) { _ = c.Close() },
 		"says nothing":   func(net.Conn) {},
 	} {
@@ -309,6 +544,86 @@ func TestHostileBroker(t *testing.T) {
 	}
 }
 
+// TestRefusals: each return code has its class and a remedy (MQTT 3.1.1 §3.2.2.3).
+func TestRefusals(t *testing.T) {
+	for code, class := range map[byte]cloud.Class{1: cloud.Denied, 2: cloud.Denied, 3: cloud.Unreachable, 4: cloud.Denied, 5: cloud.Denied} {
+		_, err := client(t, options(hostile(t, func(c net.Conn) { _, _ = c.Write([]byte{0x20, 2, 0, code}) }))).Dial(t.Context(), nil, nil)
+		require.Equal(t, class, cloud.ClassOf(err), "%d: %v", code, err)
+		var e *cloud.Error
+		require.ErrorAs(t, err, &e)
+		require.NotEmpty(t, e.Remedy)
+	}
+	_, err := client(t, options("mqtt://no-such-host.invalid")).Dial(t.Context(), nil, nil)
+	var e *cloud.Error
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, cloud.Unreachable, e.Class)
+	require.Contains(t, e.Remedy, "name")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	_, err = client(t, options("mqtt://"+l.Addr().String())).Dial(t.Context(), nil, nil)
+	require.ErrorAs(t, err, &e)
+	require.Contains(t, e.Remedy, "nothing listens")
+}
+
+// TestLateAcknowledgement: an answer that comes on the next connection is nobody's, even with the right packet id.
+func TestLateAcknowledgement(t *testing.T) {
+	var mu sync.Mutex
+	var unanswered [][]byte // packet ids
+	packet := func(c net.Conn) (kind byte, body []byte) {
+		var head [2]byte
+		if _, err := io.ReadFull(c, head[:]); err != nil {
+			return 0, nil
+		}
+		body = make([]byte, head[1])
+		_, err := io.ReadFull(c, body)
+		if err != nil {
+			return 0, nil
+		}
+		return head[0] >> 4, body
+	}
+	url := hostile(t, func(c net.Conn) {
+		_, _ = c.Write(connack)
+		_, body := packet(c)
+		if len(body) < 2 {
+			return
+		}
+		_, _ = c.Write(append(append([]byte{0x90, 5}, body[:2]...), 1, 1, 1))
+		mu.Lock()
+		late := unanswered
+		mu.Unlock()
+		for _, id := range late {
+			_, _ = c.Write(append([]byte{0x40, 2}, id...))
+		}
+		kind, body := packet(c)
+		if kind != 3 {
+			return
+		}
+		topic := int(binary.BigEndian.Uint16(body))
+		mu.Lock()
+		unanswered = append(unanswered, body[2+topic:][:2])
+		mu.Unlock()
+		_ = c.Close()
+	})
+	// The topics and payloads are short enough for one byte of length.
+	c := client(t, options(url))
+	var a [2]chan error
+	for i := range a {
+		a[i] = make(chan error, 10)
+		s, err := c.Dial(t.Context(), nil, nil)
+		require.NoError(t, err)
+		require.NoError(t, s.Publish(cloud.Message{Payload: []byte("{}")}, func(err error) { a[i] <- err }))
+		<-s.Done()
+		s.Close(t.Context(), nil)
+	}
+	require.Len(t, unanswered, 2)
+	require.Equal(t, unanswered[0], unanswered[1], "a new client counts its packets anew")
+	for i := range a {
+		require.Len(t, a[i], 1)
+		require.Equal(t, cloud.Unreachable, cloud.ClassOf(<-a[i]))
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	for _, tc := range []struct {
 		change func(*mqtt.Options)
@@ -317,6 +632,11 @@ func TestNewRefuses(t *testing.T) {
 		{func(o *mqtt.Options) { o.URL = "http://x" }, "mqtt://"},
 		{func(o *mqtt.Options) { o.URL = "mqtt://" }, "host"},
 		{func(o *mqtt.Options) { o.URL = "mqtt://u:" + cloudtest.Secret + "@h" }, "do not belong"},
+		{func(o *mqtt.Options) { o.URL = "http://u:" + cloudtest.Secret + "@h" }, "do not belong"},
+		{func(o *mqtt.Options) { o.URL = "mqtt://u:" + cloudtest.Secret + "@h:port" }, "malformed"},
+		{func(o *mqtt.Options) { o.KeepAlive = time.Millisecond }, "whole seconds"},
+		{func(o *mqtt.Options) { o.KeepAlive = 1500 * time.Millisecond }, "whole seconds"},
+		{func(o *mqtt.Options) { o.KeepAlive = 24 * time.Hour }, "whole seconds"},
 		{func(o *mqtt.Options) { o.Project = "a/b" }, "a/b"},
 		{func(o *mqtt.Options) { o.Gateway = "#" }, "without / + #"},
 		{func(o *mqtt.Options) { o.ClientID = "" }, "client id"},
