@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -64,17 +65,28 @@ func child(dir string) {
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	delivered := map[Seq]bool{}
-	defer func() { require.NotEmpty(t, delivered, "the rounds were too short to prove anything") }()
+	defer func() {
+		if !t.Skipped() {
+			require.NotEmpty(t, delivered, "the rounds were too short to prove anything")
+		}
+	}()
 	for round := range 5 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "BUFFER_TEST_CHILD="+dir)
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
-		require.NoError(t, cmd.Start())
-		time.AfterFunc(time.Duration(100+70*round)*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		err = cmd.Start()
+		if errors.Is(err, syscall.ENOEXEC) {
+			t.Skip("an emulated processor without binfmt: this test's own program cannot be started")
+		}
+		require.NoError(t, err)
+		fuse := sync.OnceFunc(func() { // lit by the child's first word: starting takes as long as it takes
+			time.AfterFunc(time.Duration(100+70*round)*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		})
 		var last Seq
 		in := bufio.NewScanner(out)
 		for in.Scan() {
+			fuse()
 			var word string
 			var seq Seq
 			if n, _ := fmt.Sscan(in.Text(), &word, &seq); n < 2 { // the last line may be cut
