@@ -21,16 +21,17 @@ import (
 )
 
 const (
-	dialBound    = 30 * time.Second
-	proofBound   = 15 * time.Second
-	proofEvery   = time.Hour
-	ackBound     = time.Minute     // after this without an acknowledgement the session is given up
-	farewell     = time.Second     // for the last acknowledgements and the last status
-	statusEvery  = 5 * time.Minute // between statuses that say nothing new
-	statusPause  = 30 * time.Second
-	coalesce     = 200 * time.Millisecond // appends are looked at together
-	maxAlarms    = 1024
-	maxAckRanges = 4096
+	dialBound     = 30 * time.Second
+	proofBound    = 15 * time.Second
+	proofPatience = 3 * time.Second // for a session that could be asked for a proof
+	proofEvery    = time.Hour
+	ackBound      = time.Minute     // after this without an acknowledgement the session is given up
+	farewell      = time.Second     // for the last acknowledgements and the last status
+	statusEvery   = 5 * time.Minute // between statuses that say nothing new
+	statusPause   = 30 * time.Second
+	coalesce      = 200 * time.Millisecond // appends are looked at together
+	maxAlarms     = 1024
+	maxAckRanges  = 4096
 	// A receiver that has not confirmed a payload is sent it again after this, then ever more rarely.
 	receiverRetry    = time.Minute
 	maxReceiverRetry = time.Hour
@@ -53,13 +54,14 @@ type publisher struct {
 	log      *slog.Logger
 	beat     *beat
 
-	mu     sync.Mutex
-	alarms []buffer.Seq // appended and not yet in a batch, ascending
-	view   status.Publish
-	state  string
-	since  time.Time
-	wake   chan struct{}   // an alarm came
-	asks   chan chan error // for a proof now
+	mu      sync.Mutex
+	alarms  []buffer.Seq // appended and not yet in a batch, ascending
+	view    status.Publish
+	state   string
+	since   time.Time
+	wake    chan struct{}   // an alarm came
+	asks    chan chan error // for a proof now
+	trouble error           // the last that kept the home from taking readings
 }
 
 const sideAlarms = "alarms"
@@ -104,8 +106,15 @@ func (p *publisher) proveNow(ctx context.Context) error {
 	ask := make(chan error, 1)
 	select {
 	case p.asks <- ask:
+	case <-time.After(proofPatience):
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.trouble != nil {
+			return p.trouble
+		}
+		return errors.New("agent: not connected to the home yet")
 	case <-ctx.Done():
-		return errors.New("agent: not connected to the home")
+		return ctx.Err()
 	}
 	select {
 	case err := <-ask:
@@ -150,6 +159,9 @@ func homeProblem(err error) (Code, string) {
 }
 
 func (p *publisher) complain(err error) {
+	p.mu.Lock()
+	p.trouble = err
+	p.mu.Unlock()
 	code, remedy := homeProblem(err)
 	p.problems.only(code, homeCodes, "", status.Fail, oneLine(err), remedy)
 	if code == CodeHomeDown {
@@ -465,6 +477,7 @@ func (s *session) fill() {
 				s.log.Warn("attempt lost before its repeat", "range_from", a.Range.From, "error", err)
 				continue
 			}
+			a.Tries++
 			s.launch(a, true)
 			continue
 		}
@@ -785,7 +798,7 @@ func (s *session) late() error {
 		}
 		waited := time.Since(f.sent)
 		switch {
-		case f.taken && waited > min(receiverRetry<<min(f.Tries, 6), maxReceiverRetry):
+		case f.taken && waited > min(receiverRetry<<min(max(f.Tries-1, 0), 6), maxReceiverRetry):
 			s.unheard = true
 			s.problems.raise(CodeNoAck, "", status.Warn,
 				fmt.Sprintf("the receiver has not confirmed a payload for %v", waited.Round(time.Second)),

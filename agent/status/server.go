@@ -160,4 +160,4 @@ func Get(ctx context.Context, socket, path string, v any) error {
 }
 
 // ErrNotRunning: no agent behind the socket.
-var ErrNotRunning = errors.New("homeward is not running")
+var ErrNotRunning = errors.New("the gateway is not running")

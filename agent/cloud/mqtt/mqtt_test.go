@@ -616,6 +616,8 @@ func TestLateAcknowledgement(t *testing.T) {
 		<-s.Done()
 		s.Close(t.Context(), nil)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	require.Len(t, unanswered, 2)
 	require.Equal(t, unanswered[0], unanswered[1], "a new client counts its packets anew")
 	for i := range a {
