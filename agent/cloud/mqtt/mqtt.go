@@ -8,6 +8,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -167,6 +168,7 @@ type Session struct {
 	o      *Options
 	base   string
 	client paho.Client
+	opened paho.Token // of the CONNECT
 
 	queue chan outgoing
 	hints chan cloud.Hint
@@ -236,6 +238,7 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 	}
 	s.client = paho.NewClient(po)
 	token := s.client.Connect().(*paho.ConnectToken)
+	s.opened = token
 	if err := s.wait(ctx, token); err != nil {
 		e := classify("connect", s.why(err))
 		select {
@@ -248,8 +251,7 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 		s.leave(ctx, false)
 		return nil, e
 	}
-	s.work.Add(1)
-	go s.write()
+	s.work.Go(s.write)
 	err = s.subscribe(ctx)
 	if err == nil && status != nil {
 		err = s.enqueue("status", outgoing{topic: s.base + "/status", retained: true, payload: status, ack: func(error) {}})
@@ -385,6 +387,20 @@ func (s *Session) wait(ctx context.Context, t paho.Token) error {
 	}
 }
 
+// handOver runs one of the client's calls. With a stuck socket, or a connection that has just been lost, they block for up
+// to WriteWait and cannot be interrupted, so that is not waited for once the session or ctx has ended: nil.
+func (s *Session) handOver(ctx context.Context, call func() paho.Token) paho.Token {
+	taken := make(chan paho.Token, 1)
+	go func() { taken <- call() }()
+	select {
+	case t := <-taken:
+		return t
+	case <-s.done:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
 // subscribed is what is listened to, in one packet.
 var subscribed = []string{"probe", "orders", "acks"}
 
@@ -393,11 +409,14 @@ func (s *Session) subscribe(ctx context.Context) error {
 	for _, name := range subscribed {
 		filters[s.base+"/"+name] = 1
 	}
-	token := s.client.SubscribeMultiple(filters, nil).(*paho.SubscribeToken)
+	token := s.handOver(ctx, func() paho.Token { return s.client.SubscribeMultiple(filters, nil) })
+	if token == nil {
+		return classify("subscribe", s.why(cmp.Or(ctx.Err(), s.Err())))
+	}
 	if err := s.wait(ctx, token); err != nil {
 		return classify("subscribe", s.why(err))
 	}
-	for topic, code := range token.Result() {
+	for topic, code := range token.(*paho.SubscribeToken).Result() {
 		if code > 2 { // 0x80 is a refusal; others do not exist (MQTT 3.1.1 §3.9.3)
 			return &cloud.Error{Class: cloud.Denied, Op: "subscribe", Err: fmt.Errorf("the broker refuses the subscription to %s", topic),
 				Remedy: "allow this user to read and write " + s.base + "/#"}
@@ -514,7 +533,6 @@ func (s *Session) Status(ctx context.Context, status []byte) error {
 // write hands publishes to the client one after another: with a stuck socket that blocks, and must
 // not block the caller.
 func (s *Session) write() {
-	defer s.work.Done()
 	for {
 		select {
 		case <-s.done:
@@ -523,10 +541,12 @@ func (s *Session) write() {
 			}
 			return
 		case out := <-s.queue:
-			token := s.client.Publish(out.topic, 1, out.retained, out.payload)
-			s.work.Add(1)
-			go func() { // as many as the window, ending with the session
-				defer s.work.Done()
+			token := s.handOver(context.Background(), func() paho.Token { return s.client.Publish(out.topic, 1, out.retained, out.payload) })
+			if token == nil {
+				s.answer(out, s.ended("publish", "unanswered"))
+				continue
+			}
+			s.work.Go(func() { // as many as the window, ending with the session
 				select {
 				case <-token.Done():
 					if err := token.Error(); err != nil {
@@ -539,7 +559,7 @@ func (s *Session) write() {
 				case <-s.done:
 					s.answer(out, s.ended("publish", "unanswered"))
 				}
-			}()
+			})
 		}
 	}
 }
@@ -624,22 +644,24 @@ func (s *Session) Close(ctx context.Context, status []byte) {
 // without which it would publish the will.
 func (s *Session) leave(ctx context.Context, orderly bool) {
 	up := s.fail(&cloud.Error{Class: cloud.Unreachable, Op: "session", Err: errors.New("closed")})
-	gone := make(chan struct{})
-	go func() {
-		defer close(gone)
-		// It returns as soon as it is done; the bound is for a socket that is stuck until it is closed below.
-		s.client.Disconnect(uint((2 * leaveBound).Milliseconds()))
-	}()
-	if up && orderly {
-		select {
-		case <-gone:
-		case <-ctx.Done():
-		case <-time.After(leaveBound):
-		}
-	}
 	s.mu.Lock()
 	link := s.link
 	s.mu.Unlock()
+	if link != nil && !(up && orderly) {
+		_ = link.Close()
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		<-s.opened.Done() // told to disconnect while it connects, the client would wait for nothing
+		// It returns as soon as it is done; the bound is for a socket that is stuck until it is closed below.
+		s.client.Disconnect(uint((2 * leaveBound).Milliseconds()))
+	}()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+	case <-time.After(leaveBound):
+	}
 	if link != nil {
 		_ = link.Close()
 	}
