@@ -9,6 +9,7 @@
 package cloud
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -106,28 +107,35 @@ type Hint struct {
 }
 
 // Backoff paces reconnects: full jitter below a bound that doubles with each step, so that a fleet that lost its
-// broker together does not return together. The zero value starts at a second and ends at two minutes.
+// broker together does not return together. The zero value starts at a second and ends at two minutes. It is for one
+// goroutine.
 type Backoff struct {
 	Min, Max time.Duration // 0: 1 s, 2 min
-	step     uint
+	bound    time.Duration // of the next step; 0: Min
 }
 
 // Next is how long to wait now: between a tenth of the present bound and the bound.
 func (b *Backoff) Next() time.Duration {
-	low, high := b.Min, b.Max
-	if low == 0 {
-		low = time.Second
+	most := cmp.Or(b.Max, 2*time.Minute)
+	bound := min(cmp.Or(b.bound, b.Min, time.Second), most)
+	if b.bound = most; bound < most/2 {
+		b.bound = 2 * bound
 	}
-	if high == 0 {
-		high = 2 * time.Minute
+	low := bound / 10
+	return low + rand.N(bound-low+1)
+}
+
+// Wait waits for as long as Next says, at least for least. It returns early, with ctx's error, when ctx ends.
+func (b *Backoff) Wait(ctx context.Context, least time.Duration) error {
+	t := time.NewTimer(max(b.Next(), least))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	bound := high
-	if b.step < 30 {
-		bound = min(low<<b.step, high)
-	}
-	b.step++
-	return bound/10 + rand.N(bound*9/10+1)
 }
 
 // Reset begins anew: the last connection was good.
-func (b *Backoff) Reset() { b.step = 0 }
+func (b *Backoff) Reset() { b.bound = 0 }
