@@ -310,7 +310,8 @@ func (d *Dev) settled() error {
 	} else {
 		got[0] = 0 // no such register
 	}
-	if got[0]&7 != hum || got[2] != d.ctrl() || got[3]&0xFC != 0 {
+	// The mode's two bits are the chip's own: it goes back to sleep by itself.
+	if got[0]&7 != hum || got[2]&^3 != d.ctrl() || got[3]&0xFC != 0 {
 		return fmt.Errorf("%w: the chip has lost its settings (ctrl_hum %#02x, ctrl_meas %#02x, config %#02x)", drivers.ErrCheck, got[0], got[2], got[3])
 	}
 	return nil
