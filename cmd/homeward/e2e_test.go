@@ -712,7 +712,7 @@ func TestBacklog(t *testing.T) {
 // TestDiskFull: a full disk loses nothing that is stored, does not stop the sampling, and heals by itself.
 func TestDiskFull(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root, to mount a small file system")
+		cloudtest.Without(t, "root, to mount a small file system")
 	}
 	s := newSite(t)
 	state := filepath.Join(s.dir, "state")

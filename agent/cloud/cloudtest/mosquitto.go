@@ -38,7 +38,7 @@ type Mosquitto struct {
 	dead chan struct{}
 }
 
-// StartMosquitto starts Debian's broker on a free loopback port, or skips the test when it is not installed.
+// StartMosquitto starts Debian's broker on a free loopback port; when it is not installed it skips the test, or in CI fails it.
 func StartMosquitto(t testing.TB, o MosquittoOptions) *Mosquitto {
 	t.Helper()
 	return StartMosquittoAt(t, freePort(t), o)
@@ -50,7 +50,7 @@ func StartMosquittoAt(t testing.TB, port int, o MosquittoOptions) *Mosquitto {
 	path, err := exec.LookPath("mosquitto")
 	if err != nil {
 		if path = "/usr/sbin/mosquitto"; !exists(path) {
-			t.Skip("needs a real broker: sudo apt-get install mosquitto")
+			Without(t, "a real broker: sudo apt-get install mosquitto")
 		}
 	}
 	m := &Mosquitto{t: t, dir: t.TempDir(), Port: port}
@@ -82,6 +82,15 @@ func StartMosquittoAt(t testing.TB, port int, o MosquittoOptions) *Mosquitto {
 	m.start(path)
 	t.Cleanup(m.Stop)
 	return m
+}
+
+// Without skips a test for want of something outside of this repository; in CI, where all of it is to be there, it fails the test.
+func Without(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal("needs " + what)
+	}
+	t.Skip("needs " + what)
 }
 
 func exists(path string) bool { _, err := os.Stat(path); return err == nil }
