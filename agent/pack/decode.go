@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -261,6 +262,12 @@ func (p *Payload) takeGroup(raw []byte, base int64) *fault {
 	}
 	if len(names) == 0 {
 		return refuse(v[0], "at least one channel").at("c")
+	}
+	ordered := slices.Sorted(slices.Values(names))
+	for i, name := range ordered[1:] {
+		if name == ordered[i] {
+			return refuse(appendString(nil, name), "each channel once").at("c")
+		}
 	}
 	units, f := texts(v[1], 0, maxText, fmt.Sprintf("a unit of at most %d bytes", maxText))
 	if f != nil {

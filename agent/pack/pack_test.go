@@ -109,6 +109,9 @@ func genPoll(t *rapid.T, label string) Poll {
 			p.Readings = append(p.Readings, drivers.Reading{Channel: n, Value: v, Unit: drivers.Unit(rapid.SampledFrom([]string{"Cel", "V"}).Draw(t, "unit")), Quality: q})
 		}
 	}
+	if rapid.IntRange(0, 3).Draw(t, "shuffled") == 0 {
+		p.Readings = rapid.Permutation(p.Readings).Draw(t, "order")
+	}
 	return p
 }
 
@@ -165,7 +168,7 @@ func TestNeverOverTheLimitAndNothingLost(t *testing.T) {
 		for i := range out.Readings {
 			require.Equal(t, h.First+uint64(i), out.Readings[i].Seq)
 		}
-		require.Equal(t, sorted(in), sorted(out.Readings))
+		require.Equal(t, byChannel(in), byChannel(out.Readings), "each channel's readings in the order in which they were added")
 	})
 }
 
@@ -202,6 +205,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{`"c":["a/b","a/c"]`, `"c":[]`, "g[0].c: []"},
 		{`"c":["a/b","a/c"],`, ``, "g[0].c: missing"},
 		{`"a/c"`, `""`, `g[0].c[1]: ""`},
+		{`"a/c"`, `"a/b"`, `g[0].c: "a/b": want each channel once`},
 		{`"a/b"`, `"` + strings.Repeat("n", 256) + `"`, "g[0].c[0]"},
 		{`"a/b"`, "\"\xff\"", "UTF-8"},
 		{`"u":["V",""]`, `"u":["V"]`, "g[0].u"},
@@ -367,6 +371,16 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// byChannel is each channel's readings in their order.
+func byChannel(all []Reading) map[string][]Reading {
+	m := map[string][]Reading{}
+	for _, r := range all {
+		r.Seq = 0
+		m[r.Channel] = append(m[r.Channel], r)
+	}
+	return m
+}
+
 // sorted is the readings in an order that does not depend on the payload's groups.
 func sorted(all []Reading) []Reading {
 	all = slices.Clone(all)
@@ -411,44 +425,33 @@ func collapse(s string) string {
 	return s
 }
 
-// TestOrder: rows of a group are in the order in which they came, also when the clock steps back.
-func TestOrder(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		r := NewRows(Header{"g", 1, 1}, 10_000)
-		var times []int64
-		for range rapid.IntRange(1, 50).Draw(t, "polls") {
-			at := rapid.Int64Range(-5000, 1.7e12).Draw(t, "time")
-			require.True(t, r.Add(Poll{at, []drivers.Reading{reading("a/b", 1, "V"), reading("a/c", 2, "A")}}))
-			times = append(times, at)
-		}
-		p, err := Decode(r.Bytes())
-		require.NoError(t, err)
-		for i, at := range times {
-			require.Equal(t, at, p.Readings[2*i].TimeMS)
-			require.Equal(t, "a/b", p.Readings[2*i].Channel)
-			require.Equal(t, "a/c", p.Readings[2*i+1].Channel)
-		}
-	})
-}
-
-// TestGrouping: a subset shares the group where blanks are cheaper than names, and not where they are dearer.
+// TestGrouping: what goes where is part of no promise, and of how much fits.
 func TestGrouping(t *testing.T) {
 	all := make([]drivers.Reading, 12)
 	for i := range all {
 		all[i] = reading(fmt.Sprintf("meter/%c", 'a'+i), float64(i), "W")
 	}
 	r := NewRows(Header{"g", 1, 1}, 2000)
-	require.True(t, r.Add(Poll{0, all}))
-	require.True(t, r.Add(Poll{1, all[1:11]}))
-	require.Len(t, r.groups, 1)
-	require.True(t, r.Add(Poll{2, all[5:6]}))
+	require.True(t, r.Add(Poll{0, all[:11]}))
+	require.True(t, r.Add(Poll{1, all[1:9]}))
+	require.Len(t, r.groups, 1, "three blanks are shorter than names")
+	require.True(t, r.Add(Poll{2, []drivers.Reading{all[4], all[3], all[2], all[1], all[0]}}))
+	require.Len(t, r.groups, 1, "in any order")
+	require.True(t, r.Add(Poll{3, all}))
+	require.Len(t, r.groups, 1, "a channel that has been missing so far is cheaper than all names again")
+	require.Equal(t, "meter/l", r.groups[0].columns[11].Channel)
+	require.True(t, r.Add(Poll{4, all[5:6]}))
 	require.Len(t, r.groups, 2, "eleven blanks are longer than a name")
-	require.True(t, r.Add(Poll{3, []drivers.Reading{all[1], all[0]}}))
-	require.Len(t, r.groups, 3, "another order")
-	require.True(t, r.Add(Poll{4, []drivers.Reading{reading("meter/a", 1, "kW"), reading("meter/b", 1, "W")}}))
+	require.True(t, r.Add(Poll{5, []drivers.Reading{reading("other/a", 1, "W")}}))
+	require.Len(t, r.groups, 3, "another sensor")
+	require.True(t, r.Add(Poll{6, []drivers.Reading{reading("meter/a", 1, "kW"), reading("meter/b", 1, "W")}}))
 	require.Len(t, r.groups, 4, "another unit")
-	_, err := Decode(r.Bytes())
+	require.True(t, r.Add(Poll{7, all}))
+	require.Len(t, r.groups, 5, "nothing goes before the group that has its latest")
+	require.Equal(t, len(r.Bytes()), r.Size())
+	p, err := Decode(r.Bytes())
 	require.NoError(t, err)
+	require.Len(t, p.Readings, r.Len())
 }
 
 func TestNoNumberFitsNowhere(t *testing.T) {

@@ -1,9 +1,12 @@
 package pack
 
 import (
+	"bytes"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"homeward/drivers"
@@ -18,7 +21,8 @@ type Rows struct {
 	base   int64 // of the first poll; before that, of the last gap
 	based  bool  // by a poll
 	groups []*group
-	body   int // bytes of all groups, without the commas between them
+	latest map[string]int // of each channel, the last group that has it
+	body   int            // bytes of all groups, with the commas between them
 	gaps   []byte
 
 	// Scratch, so that a steady stream of polls allocates nothing.
@@ -29,10 +33,22 @@ type Rows struct {
 // group is polls with the same channels, or some of them.
 type group struct {
 	columns []drivers.Reading // channel and unit alone count
-	head    []byte            // {"c":[…],"u":[…],"r":[
 	n       int
 	rows    []byte // n of them, joined by commas
 	marks   []byte // their qualities in the same shape; nil while all are good
+}
+
+// extend gives the group more columns, blank in the rows that it has.
+func (g *group) extend(columns []drivers.Reading) {
+	if len(columns) == 0 {
+		return
+	}
+	g.columns = append(g.columns, columns...)
+	if g.n > 0 {
+		end := []byte(strings.Repeat(",null", len(columns)) + "]") // only a row ends in ]
+		g.rows = bytes.ReplaceAll(g.rows, []byte("]"), end)
+		g.marks = bytes.ReplaceAll(g.marks, []byte("]"), end)
+	}
 }
 
 func (g *group) add(l *line) {
@@ -41,7 +57,7 @@ func (g *group) add(l *line) {
 	}
 	g.rows = append(g.rows, l.values...)
 	switch {
-	case g.marks != nil:
+	case len(g.marks) > 0:
 		g.marks = append(append(g.marks, ','), l.marks...)
 	case l.marked:
 		for range g.n {
@@ -61,6 +77,9 @@ type line struct {
 	values []byte
 	marks  []byte
 	marked bool
+	blanks int
+	extra  []drivers.Reading // those that the group has no column for, at the row's end
+	used   []bool
 }
 
 const (
@@ -76,7 +95,7 @@ const (
 
 // NewRows begins a payload of at most max bytes.
 func NewRows(h Header, max int) *Rows {
-	r := &Rows{max: max}
+	r := &Rows{max: max, latest: map[string]int{}}
 	r.start = append(r.start, `{"gw":`...)
 	r.start = appendString(r.start, h.Gateway)
 	r.start = append(r.start, `,"e":`...)
@@ -91,10 +110,10 @@ func NewRows(h Header, max int) *Rows {
 func (r *Rows) Len() int { return r.n }
 
 // Size is the number of bytes of the payload so far, exactly.
-func (r *Rows) Size() int { return r.size(r.n, r.base, len(r.groups), r.body, len(r.gaps)) }
+func (r *Rows) Size() int { return r.size(r.n, r.base, r.body, len(r.gaps)) }
 
-func (r *Rows) size(n int, base int64, groups, body, gaps int) int {
-	s := len(r.start) + digits(int64(n)) + len(rowsMiddle) + digits(base) + len(rowsGroups) + body + max(groups-1, 0) + len(rowsEnd)
+func (r *Rows) size(n int, base int64, body, gaps int) int {
+	s := len(r.start) + digits(int64(n)) + len(rowsMiddle) + digits(base) + len(rowsGroups) + body + len(rowsEnd)
 	if gaps > 0 {
 		s += len(rowsGaps) + gaps
 	}
@@ -126,39 +145,56 @@ func (r *Rows) Add(p Poll) bool {
 	if !r.based {
 		base = p.Time
 	}
-	var into *group
-	cost := math.MaxInt
-	for _, g := range r.groups {
-		if r.row.fill(g.columns, p, p.Time-base) {
-			if c := r.row.cost(g); c < cost {
-				into, cost = g, c
-				r.row, r.best = r.best, r.row
-			}
+	// A channel's readings stay in order on the wire: a poll goes into no group before one that has a channel of it.
+	first, kin := 0, false
+	for _, x := range p.Readings {
+		if i, ok := r.latest[x.Channel]; ok {
+			first, kin = max(first, i), true
 		}
 	}
-	// A row of blanks may cost more than a group of its own.
-	fresh := false
-	if into == nil || len(into.columns) > len(p.Readings) {
-		r.head = appendHead(r.head[:0], p.Readings)
-		g := group{columns: p.Readings, head: r.head}
-		r.row.fill(g.columns, p, p.Time-base)
-		if c := len(g.head) + len(groupEnd) + r.row.cost(&g); into == nil || c+1 < cost { // 1: the comma before it
-			into, cost, fresh = &g, c, true
+	into, cost := -1, math.MaxInt // a group, or the next one
+	consider := func(i, c int) {
+		if c < cost {
+			into, cost = i, c
 			r.row, r.best = r.best, r.row
 		}
 	}
-	groups := len(r.groups)
-	if fresh {
-		groups++
+	for i := first; i < len(r.groups); i++ {
+		g := r.groups[i]
+		if !r.row.fill(g.columns, p, p.Time-base) {
+			continue
+		}
+		c := r.row.cost(g)
+		if len(r.row.extra) > 0 {
+			if i > first || !kin { // columns are only added to a group of the same sensor
+				continue
+			}
+			c += headSize(r.row.extra) - headSize(nil) + 2 // commas
+		}
+		consider(i, c)
 	}
-	if r.size(r.n+len(p.Readings), base, groups, r.body+cost, len(r.gaps)) > r.max {
+	// A row of blanks may cost more than a group of its own.
+	if into < 0 || r.best.blanks > 0 || len(r.best.extra) > 0 {
+		r.row.fill(p.Readings, p, p.Time-base)
+		c := headSize(p.Readings) + len(groupEnd) + r.row.cost(&group{columns: p.Readings})
+		if len(r.groups) > 0 {
+			c++ // the comma before it
+		}
+		consider(len(r.groups), c)
+	}
+	if r.size(r.n+len(p.Readings), base, r.body+cost, len(r.gaps)) > r.max {
 		return false
 	}
-	if fresh {
-		into = &group{columns: slices.Clone(p.Readings), head: slices.Clone(r.head)}
-		r.groups = append(r.groups, into)
+	if into == len(r.groups) {
+		r.groups = append(r.groups, &group{})
+		r.best.extra = append(r.best.extra[:0], p.Readings...)
 	}
-	into.add(&r.best)
+	g := r.groups[into]
+	for _, x := range r.best.extra {
+		r.latest[x.Channel] = into
+	}
+	g.extend(r.best.extra)
+	g.add(&r.best)
 	r.base, r.based = base, true
 	r.n += len(p.Readings)
 	r.body += cost
@@ -185,10 +221,11 @@ func (r *Rows) AddPart(p Poll) int {
 func (r *Rows) clone() *Rows {
 	c := *r
 	c.row, c.best, c.head = line{}, line{}, nil
+	c.latest = maps.Clone(r.latest)
 	c.groups = make([]*group, len(r.groups))
 	for i, g := range r.groups {
 		h := *g
-		h.rows, h.marks = slices.Clip(g.rows), slices.Clip(g.marks)
+		h.columns, h.rows, h.marks = slices.Clip(g.columns), slices.Clip(g.rows), slices.Clip(g.marks)
 		c.groups[i] = &h
 	}
 	return &c
@@ -205,7 +242,7 @@ func (r *Rows) AddGap(g Gap) bool {
 	if len(r.gaps) > 0 {
 		n++
 	}
-	if r.size(r.n, base, len(r.groups), r.body, n) > r.max {
+	if r.size(r.n, base, r.body, n) > r.max {
 		return false
 	}
 	if len(r.gaps) > 0 {
@@ -228,8 +265,8 @@ func (r *Rows) Bytes() []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(append(b, g.head...), g.rows...)
-		if g.marks != nil {
+		b = append(appendHead(b, g.columns), g.rows...)
+		if len(g.marks) > 0 {
 			b = append(append(b, groupMarks...), g.marks...)
 		}
 		b = append(b, groupEnd...)
@@ -238,6 +275,15 @@ func (r *Rows) Bytes() []byte {
 		b = append(append(b, rowsGaps...), r.gaps...)
 	}
 	return append(b, rowsEnd...)
+}
+
+// headSize is the length of what appendHead writes.
+func headSize(columns []drivers.Reading) int {
+	n := len(`{"c":[],"u":[],"r":[`) + 2*max(len(columns)-1, 0)
+	for _, x := range columns {
+		n += quotedSize(x.Channel) + quotedSize(string(x.Unit))
+	}
+	return n
 }
 
 func appendHead(b []byte, columns []drivers.Reading) []byte {
@@ -258,40 +304,68 @@ func appendHead(b []byte, columns []drivers.Reading) []byte {
 	return append(b, `],"r":[`...)
 }
 
-// fill writes a poll as a row of these columns. False: they lack one of its channels, or have them in another order.
+// fill writes a poll as a row of these columns, and of more where they lack a channel. False: they have one of the
+// channels in another unit.
 func (l *line) fill(columns []drivers.Reading, p Poll, offset int64) bool {
-	l.values = strconv.AppendInt(append(l.values[:0], '['), offset, 10)
-	l.marks = append(l.marks[:0], "[null"...)
-	l.marked = false
-	i := 0
+	*l = line{values: l.values[:0], marks: l.marks[:0], extra: l.extra[:0], used: slices.Grow(l.used[:0], len(p.Readings))[:len(p.Readings)]}
+	clear(l.used)
+	l.values = strconv.AppendInt(append(l.values, '['), offset, 10)
+	l.marks = append(l.marks, "[null"...)
+	next := 0 // they usually come in the columns' order
 	for _, c := range columns {
-		if i == len(p.Readings) || p.Readings[i].Channel != c.Channel || p.Readings[i].Unit != c.Unit {
-			l.values, l.marks = append(l.values, ",null"...), append(l.marks, ",null"...)
-			continue
+		at := -1
+		for range p.Readings {
+			if next == len(p.Readings) {
+				next = 0
+			}
+			if !l.used[next] && p.Readings[next].Channel == c.Channel {
+				at = next
+				break
+			}
+			next++
 		}
-		x := p.Readings[i]
-		i++
-		l.values = appendNumber(append(l.values, ','), x.Value)
-		if x.Quality == drivers.Good {
-			l.marks = append(l.marks, ",null"...)
-		} else {
-			l.marks = append(append(append(l.marks, `,"`...), x.Quality.String()...), '"')
-			l.marked = true
+		switch {
+		case at < 0:
+			l.values, l.marks = append(l.values, ",null"...), append(l.marks, ",null"...)
+			l.blanks++
+			continue
+		case p.Readings[at].Unit != c.Unit:
+			return false
+		}
+		l.used[at] = true
+		l.write(p.Readings[at])
+		next++
+	}
+	for i, x := range p.Readings {
+		if !l.used[i] {
+			l.extra = append(l.extra, x)
+			l.write(x)
 		}
 	}
 	l.values, l.marks = append(l.values, ']'), append(l.marks, ']')
-	return i == len(p.Readings)
+	return true
 }
 
-// cost is what g grows by with this row.
+func (l *line) write(x drivers.Reading) {
+	l.values = appendNumber(append(l.values, ','), x.Value)
+	if x.Quality == drivers.Good {
+		l.marks = append(l.marks, ",null"...)
+		return
+	}
+	l.marks = append(append(append(l.marks, `,"`...), x.Quality.String()...), '"')
+	l.marked = true
+}
+
+// cost is what g's rows grow by with this one, and its blanks in those before it.
 func (l *line) cost(g *group) int {
-	comma := min(g.n, 1)
-	n := comma + len(l.values)
+	const blank = len(",null")
+	comma, blanks := min(g.n, 1), g.n*blank*len(l.extra)
+	n := comma + len(l.values) + blanks
 	switch {
-	case g.marks != nil:
-		n += comma + len(l.marks)
+	case len(g.marks) > 0:
+		n += comma + len(l.marks) + blanks
 	case l.marked: // those of the rows before it have to be told, too
-		n += len(groupMarks) + g.n*(len("[null],")+len(",null")*len(g.columns)) + len(l.marks)
+		n += len(groupMarks) + g.n*(len("[null],")+blank*len(g.columns)) + blanks + len(l.marks)
 	}
 	return n
 }
@@ -339,6 +413,15 @@ func appendString(b []byte, s string) []byte {
 		}
 	}
 	return append(b, '"')
+}
+
+// quotedSize is the length of what appendString writes.
+func quotedSize(s string) int {
+	var room [2 + 6*64]byte
+	if len(s) <= 64 {
+		return len(appendString(room[:0], s))
+	}
+	return len(appendString(nil, s))
 }
 
 func appendGap(b []byte, g Gap) []byte {
