@@ -126,7 +126,7 @@ func (s *site) configure(url string) {
 	fmt.Fprintf(&b, "gateway: gw-1\nstate: %s/state\nhome: {cloud: mqtt, organization: acme, project: cold, product: p, url: %q%s}\n", s.dir, url, "")
 	fmt.Fprintf(&b, "sensors:\n  - name: unit\n    driver: modbus\n    port: %s/port\n    line: 115200-8N1\n    unit_id: 1\n    every: %s\n    timeout: 1s\n%s    channels:\n", s.dir, s.every, s.sensor)
 	for i := range 10 {
-		fmt.Fprintf(&b, "      - {name: r%d, register: holding, address: %d, type: uint16}\n", i, i)
+		fmt.Fprintf(&b, "      - {name: r%d, register: release, address: %d, type: uint16}\n", i, i)
 	}
 	if !strings.Contains(s.extra, "publish:") {
 		b.WriteString("publish: {max_age: 1s, alarms: [{channel: unit/r1, above: 100}]}\n")
@@ -462,6 +462,28 @@ func TestBrokerTroubles(t *testing.T) {
 			s.until("gone", has("sensor.gone"))
 			require.NoError(t, s.line.Plug())
 			require.NotEqual(t, old, s.line.TTY(), "back under another name")
+			sampled(t, s)
+		}},
+		{"port held by another program", 1, func(t *testing.T, s *site, m *cloudtest.Mosquitto) {
+			other := exec.Command("/bin/sh", "-c", `exec sleep 600 <>"$0"`, s.line.TTY())
+			other.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			require.NoError(t, other.Start())
+			release := sync.OnceFunc(func() { _ = other.Process.Kill(); _ = other.Wait() })
+			t.Cleanup(release)
+			name := fmt.Sprintf("/proc/%d/comm", other.Process.Pid)
+			require.Eventually(t, func() bool { text, _ := os.ReadFile(name); return string(text) == "sleep\n" }, patience, 5*time.Millisecond)
+			s.start()
+			v := s.until("failing", func(v status.Status) bool {
+				return len(v.Problems) > 0 && len(v.Sensors) == 1 && v.Sensors[0].LastError != ""
+			})
+			require.Contains(t, v.Sensors[0].LastError, fmt.Sprintf("it is in use by process %d (sleep)", other.Process.Pid))
+			s.until("said", func(v status.Status) bool {
+				return slices.ContainsFunc(v.Problems, func(p status.Problem) bool {
+					return strings.HasPrefix(p.Code, "sensor.") && p.Subject == "unit" && strings.Contains(p.Text, "in use")
+				})
+			})
+			require.Zero(t, s.served.Load(), "two programs do not ask on one line")
+			release()
 			sampled(t, s)
 		}},
 	} {
