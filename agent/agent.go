@@ -63,6 +63,7 @@ type Agent struct {
 	ops   operations
 
 	web     *status.Server // of status.listen
+	local   *status.Server // of the socket; nil: not open yet
 	anchor  bool           // the boot's anchor has been given
 	evicted uint64         // as last seen
 }
@@ -119,6 +120,7 @@ func New(o Options) (*Agent, error) {
 		return nil, err
 	}
 	a.buf = buf
+	a.evicted = buf.Stats().Dropped
 	if err := a.settle(); err != nil {
 		return nil, errors.Join(err, buf.Close())
 	}
@@ -136,23 +138,18 @@ func (a *Agent) bufferOptions(c *config.Config) buffer.Options {
 // settle finds the epoch, or begins a fresh one when nothing of an earlier life is
 // left to say which numbers were used, and opens its lane.
 func (a *Agent) settle() error {
-	want := identity(a.Config.Home)
 	raw := a.buf.Side(sideEpoch)
-	if len(raw) == 4 && !a.buf.Fresh() {
+	if len(raw) == 4 { // after a loss the buffer skips every number that may have been used
 		a.epoch = buffer.Epoch(binary.BigEndian.Uint32(raw))
-		var have homeIdentity
-		if json.Unmarshal(a.buf.Side(sideHome), &have) == nil && have != want {
-			a.problems.raise(CodeHomeChanged, "", status.Fail,
-				fmt.Sprintf("the state folder belongs to %s/%s/%s on %s, the configuration names %s/%s/%s on %s; nothing is published",
-					have.Organization, have.Project, have.Product, have.Cloud, want.Organization, want.Project, want.Product, want.Cloud),
-				"restore the home: block; or export the buffer (homeward buffer export) and give a new state: folder to start at the new home")
+		if text := homeChanged(a.buf, a.Config); text != "" {
+			a.problems.raise(CodeHomeChanged, "", status.Fail, text, homeChangedRemedy)
 		}
 	} else {
 		var b [4]byte
 		_, _ = rand.Read(b[:])                                        // never fails
 		a.epoch = buffer.Epoch(binary.BigEndian.Uint32(b[:]) | 1<<31) // moves count up from here without meeting 0
 		binary.BigEndian.PutUint32(b[:], uint32(a.epoch))
-		text, _ := json.Marshal(want)
+		text, _ := json.Marshal(belonging{identity(a.Config.Home), a.Config.Gateway})
 		if err := errors.Join(a.buf.PutSide(sideEpoch, b[:]), a.buf.PutSide(sideHome, text), a.buf.Flush()); err != nil {
 			return fmt.Errorf("agent: new epoch: %w", err)
 		}
@@ -165,6 +162,43 @@ func (a *Agent) settle() error {
 	}
 	a.lane = lane
 	return nil
+}
+
+const homeChangedRemedy = "restore the home: block; or export the buffer (homeward buffer export) and give a new state: folder to start at the new home"
+
+// belonging is whom the readings of a state folder belong to: nobody else may publish them.
+type belonging struct {
+	homeIdentity
+	Gateway string `json:"gateway"`
+}
+
+func (o belonging) String() string {
+	return fmt.Sprintf("gateway %s of %s/%s/%s on %s", o.Gateway, o.Organization, o.Project, o.Product, o.Cloud)
+}
+
+// homeChanged says that the buffer belongs to another home or gateway than the configured one; "" when it does not.
+func homeChanged(b *buffer.Buffer, c *config.Config) string {
+	var have belonging
+	want := belonging{identity(c.Home), c.Gateway}
+	if json.Unmarshal(b.Side(sideHome), &have) != nil || have == want {
+		return ""
+	}
+	return fmt.Sprintf("the state folder belongs to %v, the configuration names %v; nothing is published", have, want)
+}
+
+// stranded names readings of an epoch whose home nobody knows any more: the state was lost, and guessing could
+// send them to a home they do not belong to.
+func (a *Agent) stranded(s buffer.Stats) {
+	for _, l := range s.Lanes {
+		subject := fmt.Sprintf("epoch %d", l.Epoch)
+		if l.Epoch != a.epoch && (l.Pending > 0 || l.Gaps > 0) {
+			a.problems.raise(CodeStranded, subject, status.Warn,
+				fmt.Sprintf("%d readings are of an earlier epoch whose home is no longer known (meta.db was lost); they are kept, not published", l.Pending),
+				"homeward buffer export writes them out")
+		} else {
+			a.problems.clear(CodeStranded, subject)
+		}
+	}
 }
 
 func (a *Agent) published() bool {
@@ -180,12 +214,12 @@ func (a *Agent) published() bool {
 // read the configuration again.
 func (a *Agent) Run(ctx context.Context, reload <-chan os.Signal) error {
 	cfg := a.Config
-	socket, err := status.ListenUnix(SocketPath(cfg.State))
-	if err != nil {
-		return errors.Join(err, a.buf.Close())
-	}
-	local := status.Serve(socket, a.localHandler(), a.Log)
-	defer local.Close()
+	a.listenLocal()
+	defer func() {
+		if a.local != nil {
+			a.local.Close()
+		}
+	}()
 
 	work, stop := context.WithCancel(ctx)
 	defer stop()
@@ -237,8 +271,8 @@ func (a *Agent) Run(ctx context.Context, reload <-chan os.Signal) error {
 	if a.web != nil {
 		a.web.Close()
 	}
-	err = a.buf.Close()
-	a.Log.Info("stopped", "error", err)
+	err := a.buf.Close()
+	a.Log.Info("stopped")
 	return err
 }
 
@@ -277,7 +311,9 @@ func (a *Agent) tend() {
 	}
 	s := a.buf.Stats()
 	a.bufferProblems(s)
+	a.stranded(s)
 	a.operationProblems()
+	a.listenLocal()
 }
 
 func (a *Agent) bufferProblems(s buffer.Stats) {
@@ -299,7 +335,7 @@ func (a *Agent) bufferProblems(s buffer.Stats) {
 	} else {
 		a.problems.clear(CodeBufferDamaged, "")
 	}
-	if a.evicted != s.Dropped && a.evicted != 0 {
+	if a.evicted != s.Dropped {
 		a.problems.raise(CodeBufferEvicting, "", status.Fail, fmt.Sprintf("%d readings were given up to stay within the buffer's bounds", s.Dropped),
 			"bring the home back, or raise buffer.max_bytes")
 	} else if s.Pending == 0 {
@@ -456,13 +492,27 @@ func (a *Agent) describe(online bool) []byte {
 	return text
 }
 
+// listenLocal opens the socket; where it cannot, sampling goes on and it is tried again.
+func (a *Agent) listenLocal() {
+	if a.local != nil {
+		return
+	}
+	path := SocketPath(a.Config.State)
+	l, err := status.ListenUnix(path)
+	if err != nil {
+		a.problems.raise(CodeStatusListen, path, status.Warn, oneLine(err), "free space and inodes on the file system of the state folder, or remove what stands at that path")
+		return
+	}
+	a.problems.clear(CodeStatusListen, path)
+	a.local = status.Serve(l, a.localHandler(), a.Log)
+}
+
 // listen opens status.listen; a port that is taken is a problem, not a reason to stop.
 func (a *Agent) listen(addr string) {
 	if a.web != nil {
 		a.web.Close()
 		a.web = nil
 	}
-	a.problems.clear(CodeStatusListen, "")
 	if addr == "" {
 		return
 	}
@@ -471,6 +521,7 @@ func (a *Agent) listen(addr string) {
 		a.problems.raise(CodeStatusListen, addr, status.Warn, oneLine(err), "choose another status.listen, or stop what listens there")
 		return
 	}
+	a.problems.clear(CodeStatusListen, addr)
 	a.web = status.Serve(l, status.Local(status.Handler(a.Status), addr), a.Log)
 	a.Log.Info("status page", "url", "http://"+l.Addr().String()+"/")
 }
@@ -478,7 +529,7 @@ func (a *Agent) listen(addr string) {
 func (a *Agent) localHandler() http.Handler {
 	mux := status.Handler(a.Status)
 	mux.HandleFunc("GET /check", func(w http.ResponseWriter, r *http.Request) {
-		status.WriteJSON(w, a.check(r.Context(), r.FormValue("offline") != ""))
+		status.WriteJSON(w, a.check(r.Context(), r.FormValue("digest"), r.FormValue("offline") != ""))
 	})
 	mux.HandleFunc("GET /buffer/stat", func(w http.ResponseWriter, _ *http.Request) { status.WriteJSON(w, a.buf.Stats()) })
 	mux.HandleFunc("GET /buffer/verify", func(w http.ResponseWriter, _ *http.Request) {
@@ -516,6 +567,7 @@ func (a *Agent) reload(ctx context.Context) {
 	a.buf.SetBounds(a.bufferOptions(next))
 	a.sampler.apply(ctx, next.Sensors, next.Publish.Alarms)
 	if now.Status.Listen != next.Status.Listen {
+		a.problems.clear(CodeStatusListen, now.Status.Listen)
 		a.listen(next.Status.Listen)
 	}
 	a.warnings(next)

@@ -34,9 +34,14 @@ const (
 const sensorBound, homeBound = 15 * time.Second, 20 * time.Second
 
 // check is the leave-site check beside a running agent: it disturbs nothing.
-func (a *Agent) check(ctx context.Context, offline bool) []Line {
+// digest is that of the file which the caller looks at.
+func (a *Agent) check(ctx context.Context, digest string, offline bool) []Line {
 	cfg := a.cfg.Load()
 	lines := checkConfig(cfg)
+	if digest != "" && digest != cfg.Digest {
+		lines = append(lines, Line{"configuration", resultFail, "the running agent uses another configuration than this file; what follows is about the one it uses",
+			"have it read the file (SIGHUP, or systemctl reload), or restart it, and check again"})
+	}
 	for _, p := range a.problems.list() {
 		if p.Code == string(CodeConfigReload) || p.Code == string(CodeConfigRestart) || p.Code == string(CodeHomeChanged) {
 			lines = append(lines, Line{"configuration", resultFail, p.Text, p.Remedy})
@@ -52,11 +57,9 @@ func (a *Agent) check(ctx context.Context, offline bool) []Line {
 	if !offline {
 		bound, cancel := context.WithTimeout(ctx, homeBound)
 		defer cancel()
-		err := errors.New("agent: the home is not published to")
 		if a.pub != nil {
-			err = a.pub.proveNow(bound)
+			lines = append(lines, checkHome(cfg, a.pub.proveNow(bound)))
 		}
-		lines = append(lines, checkHome(cfg, err))
 	}
 	return append(lines, checkBudget(cfg))
 }
@@ -91,13 +94,16 @@ func Check(ctx context.Context, o Options, offline bool) []Line {
 	lines = append(lines, checkClock(o.Clock), checkDisk(cfg))
 	epoch := buffer.Epoch(0)
 	if _, err := os.Stat(BufferPath(cfg.State)); err == nil {
-		if b, err := buffer.Open(BufferPath(cfg.State), buffer.Options{ReadOnly: true}); err != nil {
+		if b, err := buffer.Open(BufferPath(cfg.State), buffer.Options{ReadOnly: true, MaxBytes: int64(cfg.Buffer.MaxBytes)}); err != nil {
 			lines = append(lines, Line{"buffer", resultFail, oneLine(err), "see docs/buffer.md; the agent sets damaged files aside by itself when it starts"})
 		} else {
 			for _, e := range b.Lanes() {
 				epoch = max(epoch, e)
 			}
 			lines = append(lines, checkBuffer(b.Stats()))
+			if text := homeChanged(b, cfg); text != "" {
+				lines = append(lines, Line{"home", resultFail, text, homeChangedRemedy})
+			}
 			_ = b.Close()
 		}
 	}
@@ -165,19 +171,10 @@ func sensorLine(c *config.Sensor, n int, err error) Line {
 		return l
 	}
 	l.Result, l.Text = resultFail, oneLine(err)
-	switch {
-	case n > 0:
+	if n > 0 {
 		l.Text = fmt.Sprintf("%d of %d channels: %s", n, len(c.Channels), l.Text)
-		l.Remedy = "check the channels named against the instrument's manual"
-	case errors.Is(err, drivers.ErrGone):
-		l.Remedy = "plug it in; if it is, compare the configured name with ls /dev/serial/by-path /dev/i2c-* /dev/spidev*"
-	case errors.Is(err, drivers.ErrWrong):
-		l.Remedy = "check which instrument is at this address, and the configured driver"
-	case errors.Is(err, drivers.ErrTimeout):
-		l.Remedy = "check its supply, the wiring (A and B swapped?), its address and the line's rate and parity"
-	default:
-		l.Remedy = "check the wiring and termination, and the instrument's address"
 	}
+	_, l.Remedy = sensorProblem(n, err)
 	return l
 }
 
@@ -194,6 +191,9 @@ func checkClock(c Clock) Line {
 func checkDisk(cfg *config.Config) Line {
 	var fs unix.Statfs_t
 	dir := cfg.State
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return Line{"disk", resultWarn, fmt.Sprintf("state folder %s does not exist", dir), "create it, owned by the user that homeward runs as; as root homeward run makes it itself"}
+	}
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return Line{"disk", resultFail, fmt.Sprintf("state folder %s: %v", dir, err), "create it, owned by the user that homeward runs as"}
 	}

@@ -24,6 +24,7 @@ const (
 	CodeBufferDisk     Code = "buffer.disk"
 	CodeBufferDamaged  Code = "buffer.damaged"
 	CodeBufferEvicting Code = "buffer.evicting"
+	CodeStranded       Code = "buffer.stranded"
 	CodeHomeDown       Code = "home.unreachable"
 	CodeHomeDenied     Code = "home.denied"
 	CodeHomeTLS        Code = "home.not-trusted"

@@ -232,6 +232,7 @@ type session struct {
 	flights []*flight         // oldest first
 	again   []*buffer.Attempt // to be tried again, oldest first
 	acks    chan acked
+	over    chan struct{} // closed when nobody takes acks any more
 	live    run
 	backlog run
 	border  buffer.Seq // live readings start here
@@ -260,6 +261,7 @@ func (p *publisher) session(ctx context.Context) error {
 	s := &session{
 		publisher: p, link: link, window: limits.Window,
 		acks:   make(chan acked, limits.Window+1),
+		over:   make(chan struct{}),
 		again:  p.lane.Attempts(),
 		border: p.lane.Next(),
 	}
@@ -270,6 +272,7 @@ func (p *publisher) session(ctx context.Context) error {
 	if ctx.Err() != nil {
 		s.lastAcks(last)
 	}
+	close(s.over)
 	link.Close(last, p.describe(false))
 	return err
 }
@@ -441,18 +444,48 @@ func (s *session) send() error {
 		s.view.Operations += uint64(f.Cost)
 		s.view.Bytes += uint64(len(f.Payload))
 		s.mu.Unlock()
-		if err := s.link.Publish(cloud.Message{Kind: kind, Payload: f.Payload}, func(err error) { s.acks <- acked{id, err} }); err != nil {
+		answer := func(err error) {
+			select {
+			case s.acks <- acked{id, err}:
+			case <-s.over:
+			}
+		}
+		if err := s.link.Publish(cloud.Message{Kind: kind, Payload: f.Payload}, answer); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// alarmRoom is kept of the bytes that may be in flight, so that an alarm leaves even when
+// nothing else is acknowledged.
+const maxInFlight, alarmRoom = 256 << 10, 64 << 10
+
+// held is what is in flight: payloads that the home has not acknowledged, and the bytes of all.
+func (s *session) held() (unanswered, bytes int) {
+	for _, f := range s.flights {
+		bytes += len(f.Payload)
+		if !f.taken {
+			unanswered++
+		}
+	}
+	for _, a := range s.again {
+		bytes += len(a.Payload)
+	}
+	return unanswered, bytes
+}
+
 // fill makes attempts as long as there is something to send and room for it.
 func (s *session) fill() {
-	for !s.blocked && len(s.flights) < s.window {
+	for {
+		if n, _ := s.held(); n >= s.window {
+			return
+		}
 		if s.sendAlarm() {
 			continue
+		}
+		if s.blocked {
+			return
 		}
 		s.extend(&s.live, s.border, 0)
 		if s.due(&s.live) {
@@ -531,7 +564,16 @@ func (s *session) extend(r *run, start, end buffer.Seq) {
 			if r.next != r.from {
 				return
 			}
-			if n = s.part(r.rows, st); n == 0 {
+			if len(r.gaps) > 0 && r.next == r.from { // the gaps are in its way: they go alone
+				s.start(r, st)
+				if !r.rows.Add(pack.Poll{Time: st.Time, Readings: st.Readings}) {
+					n = s.part(r.rows, st)
+				}
+				r.full = n < len(st.Readings)
+			} else {
+				n = s.part(r.rows, st)
+			}
+			if n == 0 {
 				*r = run{}
 				return
 			}
@@ -574,11 +616,16 @@ func (s *session) part(rows *pack.Rows, st buffer.Stored) int {
 	return n
 }
 
-// begin starts a payload at st, with the gaps that have not been reported.
-func (s *session) begin(r *run, st buffer.Stored) {
+// start starts a payload at st.
+func (s *session) start(r *run, st buffer.Stored) {
 	h := s.header
 	h.First = uint64(st.First)
 	*r = run{rows: pack.NewRows(h, s.limit), from: st.First, next: st.First, oldest: st}
+}
+
+// begin starts a payload at st, with the gaps that have not been reported.
+func (s *session) begin(r *run, st buffer.Stored) {
+	s.start(r, st)
 	for _, g := range s.lane.OpenGaps() {
 		if s.gapTaken(g.ID) || r.rows.Size() > s.limit/2 {
 			continue
@@ -621,18 +668,25 @@ func (s *session) due(r *run) bool {
 	return s.age(r.oldest) >= maxAge-min(maxAge/2, s.flush()+coalesce+time.Second)
 }
 
-// gapsDue starts a payload of gaps alone when there are some and no readings that could carry them.
+// gapsDue starts a payload of gaps alone when some have waited for readings that could carry them.
 func (s *session) gapsDue(r *run) bool {
-	if !s.drained || len(s.again)+len(s.flights) > 0 {
-		return false
-	}
 	gaps := s.lane.OpenGaps()
-	if len(gaps) == 0 || s.clock.Stamp().Wall-gaps[0].TTo < time.Duration(s.cfg.MaxAge).Milliseconds() {
+	if !s.drained || len(gaps) == 0 || s.clock.Stamp().Wall-gaps[0].TTo < time.Duration(s.cfg.MaxAge).Milliseconds() {
 		return false
 	}
-	s.begin(r, buffer.Stored{First: s.lane.Next()})
+	s.start(r, buffer.Stored{First: s.lane.Next()})
+	for _, g := range gaps {
+		if !s.gapTaken(g.ID) && r.rows.AddGap(wireGap(g)) {
+			r.gaps = append(r.gaps, g)
+		}
+	}
+	if len(r.gaps) == 0 {
+		*r = run{}
+		s.problems.raise(CodeTooLarge, "gap", status.Fail, fmt.Sprintf("a gap record alone does not fit into %d bytes", s.limit), "raise publish.max_bytes")
+		return false
+	}
 	r.full = true
-	return len(r.gaps) > 0
+	return true
 }
 
 func (s *session) age(st buffer.Stored) time.Duration {
@@ -646,6 +700,10 @@ func (s *session) age(st buffer.Stored) time.Duration {
 // depart fixes the run as an attempt. False: no room now.
 func (s *session) depart(r *run, backlog bool) bool {
 	payload := r.rows.Bytes()
+	if _, bytes := s.held(); bytes > 0 && bytes+len(payload) > maxInFlight-alarmRoom {
+		s.blocked = true
+		return false
+	}
 	a := buffer.Attempt{Payload: payload, Cost: ledger.Cost(len(payload))}
 	if r.next > r.from {
 		a.Range = buffer.Range{From: r.from, To: r.next - 1}

@@ -23,7 +23,9 @@ const (
 	busRetry   = 500 * time.Millisecond // a port that is back is found within this
 	failRetry  = 2 * time.Second        // after a failure that cost the bus little
 	wrongRetry = 10 * time.Second       // after an instrument that is not the expected one
+	slowPolls  = 3                      // so many late polls are a problem
 	maxBackoff = time.Minute            // for a silent instrument that has neighbours
+	readGrace  = time.Second            // for a Read that has begun when the sampling is to stop
 	readBound  = 30 * time.Second       // for one whole Read, whatever the driver does
 )
 
@@ -51,7 +53,7 @@ type sampler struct {
 }
 
 // apply starts the sensors, keeping every bus whose sensors have not changed as it is.
-// It returns when buses that changed have stopped; ctx bounds the life of all.
+// A bus that changed goes over to its new owner as soon as its present poll has ended; ctx bounds the life of all.
 func (s *sampler) apply(ctx context.Context, sensors []config.Sensor, alarms []config.Alarm) {
 	groups := map[drivers.Bus][]config.Sensor{}
 	var order []drivers.Bus
@@ -74,17 +76,11 @@ func (s *sampler) apply(ctx context.Context, sensors []config.Sensor, alarms []c
 			stop = append(stop, o)
 		}
 	}
+	before := map[drivers.Bus]<-chan struct{}{} // a bus has one owner at a time
 	for _, o := range stop {
 		o.cancel()
-	}
-	for _, o := range stop {
-		select {
-		case <-o.done:
-		case <-time.After(readBound + time.Second): // stuck in the kernel; the watchdog will notice
-			s.log.Error("a bus did not stop", "bus", o.bus.Name)
-		}
+		before[o.bus] = o.done
 		for _, x := range o.sensors {
-			s.problems.forget(sensorCodes, x.cfg.Name)
 			x.mu.Lock()
 			past[x.cfg.Name] = x.view
 			x.mu.Unlock()
@@ -93,7 +89,7 @@ func (s *sampler) apply(ctx context.Context, sensors []config.Sensor, alarms []c
 	for _, bus := range order {
 		o := kept[bus]
 		if o == nil {
-			o = s.start(ctx, bus, groups[bus], alarms, past)
+			o = s.start(ctx, bus, groups[bus], alarms, past, before[bus])
 		}
 		next = append(next, o)
 	}
@@ -193,6 +189,7 @@ type sensor struct {
 	tick     time.Time      // next on the drift-free grid
 	due      time.Time      // next poll: the tick, or a retry
 	silent   int            // polls in a row without any answer
+	slow     int            // polls that took longer than every, less those that did not
 	failed   bool           // the last poll
 
 	mu   sync.Mutex
@@ -215,7 +212,7 @@ type rule struct {
 	active bool
 }
 
-func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.Sensor, alarms []config.Alarm, past map[string]status.Sensor) *owner {
+func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.Sensor, alarms []config.Alarm, past map[string]status.Sensor, before <-chan struct{}) *owner {
 	ctx, cancel := context.WithCancel(ctx)
 	o := &owner{
 		sampler: s, bus: bus, configs: configs, alarms: alarms, cancel: cancel,
@@ -230,7 +227,13 @@ func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.S
 	go func() {
 		defer close(o.done)
 		defer o.beat.end()
+		if before != nil {
+			<-before // bounded by the end of its poll
+		}
 		o.run(ctx)
+		for _, x := range o.sensors { // whoever follows finds out anew
+			s.problems.forget(sensorCodes, x.cfg.Name)
+		}
 	}()
 	return o
 }
@@ -238,9 +241,6 @@ func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.S
 func newSensor(c *config.Sensor, alarms []config.Alarm) *sensor {
 	x := &sensor{cfg: c, channels: map[string]*channel{}}
 	x.view = status.Sensor{Name: c.Name, Driver: c.Driver, Bus: c.Options.Bus().Name, EveryS: time.Duration(c.Every).Seconds(), State: "starting"}
-	if c.Disabled {
-		x.view.State = "disabled"
-	}
 	for _, ch := range c.Channels {
 		k := &channel{full: c.Name + "/" + ch.Name, deadband: ch.Deadband, min: ch.Min, max: ch.Max, onChange: ch.OnChange != nil && *ch.OnChange}
 		for _, a := range alarms {
@@ -258,6 +258,13 @@ func newSensor(c *config.Sensor, alarms []config.Alarm) *sensor {
 
 func (o *owner) run(ctx context.Context) {
 	defer o.close()
+	for _, x := range o.sensors {
+		if x.cfg.Disabled {
+			x.mu.Lock()
+			x.view.State = "disabled"
+			x.mu.Unlock()
+		}
+	}
 	for ctx.Err() == nil {
 		x := o.next()
 		var timer <-chan time.Time
@@ -326,15 +333,17 @@ func (x *sensor) close() {
 
 // read opens what is not open and asks once.
 //
-// A conversation that has begun is ended: what the instrument has said already would be lost
+// A conversation that has begun may end after ctx: what the instrument has said already would be lost
 // otherwise, at each reload.
 func (o *owner) read(ctx context.Context, x *sensor) (readings []drivers.Reading, err error) {
+	stop := ctx
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readBound)
 	defer cancel()
+	defer context.AfterFunc(stop, func() { time.AfterFunc(readGrace, cancel) })()
 	if o.handle == nil {
 		h, err := o.open(ctx, o.bus)
 		if err != nil {
-			return nil, err
+			return nil, &busError{err}
 		}
 		o.handle, o.shared = h, &drivers.Shared{}
 	}
@@ -348,6 +357,28 @@ func (o *owner) read(ctx context.Context, x *sensor) (readings []drivers.Reading
 	}
 	readings, err = x.dev.Read(ctx)
 	return x.vouch(readings, err)
+}
+
+// busError is what kept a bus from being opened: nobody was asked.
+type busError struct{ error }
+
+func (e *busError) Unwrap() error { return e.error }
+
+// sensorProblem names what an error of a poll that gave n readings means, and what to do.
+func sensorProblem(n int, err error) (Code, string) {
+	switch {
+	case errors.Is(err, drivers.ErrGone):
+		return CodeSensorGone, "plug it in; if it is, compare the configured name with what the system lists (ls /dev/serial/by-path /dev/i2c-* /dev/spidev*)"
+	case errors.As(err, new(*busError)):
+		return CodeSensorGone, "free the port, or give the user that homeward runs as access to it, as the text says"
+	case errors.Is(err, drivers.ErrWrong):
+		return CodeSensorWrong, "check which instrument is at this address, and the configured driver"
+	case errors.Is(err, drivers.ErrTimeout):
+		return CodeSensorSilent, "check its supply, the wiring (A and B swapped?), its address and the line's rate and parity"
+	case n > 0 || errors.Is(err, drivers.ErrRefuse):
+		return CodeSensorFailing, "check the channels named against the instrument's manual"
+	}
+	return CodeSensorFailing, "check the wiring and termination, and the instrument's address"
 }
 
 // vouch lets nothing pass that the sensor's configuration does not name or that is no number.
@@ -385,13 +416,18 @@ func (o *owner) poll(ctx context.Context, x *sensor) {
 
 	x.mu.Lock()
 	v := &x.view
-	v.Polls++
+	asked := !errors.As(err, new(*busError)) // looking for a bus is no poll
+	if asked {
+		v.Polls++
+	}
 	v.Missed += uint64(missed)
 	v.Readings += uint64(recorded)
 	v.Unsampled += uint64(lost)
 	if err != nil {
-		v.Errors++
 		v.LastError = oneLine(err)
+		if asked {
+			v.Errors++
+		}
 	}
 	if len(readings) > 0 {
 		now := time.UnixMilli(stamp.Wall).UTC()
@@ -399,12 +435,16 @@ func (o *owner) poll(ctx context.Context, x *sensor) {
 	}
 	x.mu.Unlock()
 
-	slow := missed > 0 && err == nil && time.Since(began) > time.Duration(x.cfg.Every)
-	if slow {
+	if missed > 0 && err == nil && time.Since(began) > time.Duration(x.cfg.Every) {
+		x.slow = min(x.slow+1, 2*slowPolls)
+	} else {
+		x.slow = max(x.slow-1, 0)
+	}
+	if x.slow >= slowPolls {
 		o.problems.raise(CodeSensorSlow, x.cfg.Name, status.Warn,
 			fmt.Sprintf("one poll took %v, longer than every: %v", time.Since(began).Round(time.Millisecond), time.Duration(x.cfg.Every)),
 			"poll it more rarely, read fewer or closer registers, or raise the line's rate")
-	} else if err == nil {
+	} else if x.slow == 0 {
 		o.problems.clear(CodeSensorSlow, x.cfg.Name)
 	}
 	if aerr != nil && !errors.Is(aerr, buffer.ErrFull) {
@@ -418,16 +458,18 @@ var sensorCodes = []Code{CodeSensorFailing, CodeSensorSilent, CodeSensorGone, Co
 func (o *owner) judge(x *sensor, readings []drivers.Reading, err error) (delay time.Duration) {
 	every := time.Duration(x.cfg.Every)
 	state, code, remedy := "ok", Code(""), ""
+	if err != nil {
+		code, remedy = sensorProblem(len(readings), err)
+	}
 	x.failed = err != nil && len(readings) == 0
 	if !errors.Is(err, drivers.ErrTimeout) {
 		x.silent = 0
 	}
 	switch {
 	case err == nil:
-	case errors.Is(err, drivers.ErrGone):
+	case code == CodeSensorGone:
 		o.close()
-		state, code, delay = "gone", CodeSensorGone, busRetry
-		remedy = "plug it in; if it is, compare the configured name with what the system lists (ls /dev/serial/by-path /dev/i2c-* /dev/spidev*)"
+		state, delay = "gone", busRetry
 		// Nobody on this bus can be asked before it is back.
 		for _, y := range o.sensors {
 			if y != x && !y.cfg.Disabled {
@@ -436,10 +478,9 @@ func (o *owner) judge(x *sensor, readings []drivers.Reading, err error) (delay t
 				o.problems.only(code, sensorCodes, y.cfg.Name, status.Fail, oneLine(err), remedy)
 			}
 		}
-	case errors.Is(err, drivers.ErrWrong):
-		state, code, delay = "wrong", CodeSensorWrong, max(every, wrongRetry)
-		remedy = "check which instrument is at this address, and the configured driver"
-	case errors.Is(err, drivers.ErrTimeout):
+	case code == CodeSensorWrong:
+		state, delay = "wrong", max(every, wrongRetry)
+	case code == CodeSensorSilent:
 		x.silent++
 		bound := maxBackoff
 		if o.alone(x) {
@@ -449,13 +490,11 @@ func (o *owner) judge(x *sensor, readings []drivers.Reading, err error) (delay t
 		if x.silent < 12 {
 			delay = min(max(every, time.Duration(x.cfg.Timeout))<<(x.silent-1), bound)
 		}
-		state, code = "silent", CodeSensorSilent
-		remedy = "check its supply, the wiring (A and B swapped?), its address and the line's rate and parity"
+		state = "silent"
 	case len(readings) > 0:
-		state, code, remedy = "partial", CodeSensorFailing, "check the channels named against the instrument's manual"
+		state = "partial"
 	default:
-		state, code, delay = "failing", CodeSensorFailing, min(every, failRetry)
-		remedy = "check the wiring and termination, and the instrument's address"
+		state, delay = "failing", min(every, failRetry)
 	}
 	if x.failed {
 		x.close() // identity and calibration are read anew

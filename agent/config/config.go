@@ -35,6 +35,8 @@ type Config struct {
 	Update     *Update    `yaml:"update,omitempty" doc:"when releases are installed; this release does not act on it"`
 	Status     Status     `yaml:"status,omitempty" doc:"the local status page"`
 
+	// Digest is the SHA-256 of the file, in hex: whether two configurations are the same.
+	Digest string `yaml:"-"`
 	// Warnings are what is allowed but hardly meant, and what this release does not act on.
 	Warnings []Warning `yaml:"-"`
 }

@@ -17,6 +17,7 @@ import (
 
 	"homeward/agent/config"
 	"homeward/drivers"
+	"homeward/drivers/all"
 )
 
 // meter is a driver with a key of every kind.
@@ -108,7 +109,7 @@ func TestMistakes(t *testing.T) {
 		{"NUL", base + "sta«\x00te: x\n", "not text: want UTF-8 without control characters"},
 		{"bell after umlauts", base + "# äöü «\a\n", "not text: want UTF-8 without control characters"},
 		{"syntax", base + "state: «[\n", "syntax error: sequence end token ']' not found"},
-		{"tab", base + "buffer:\n«\tflush: 1s\n", `syntax error: found character '\t' that cannot start any token`},
+		{"tab", base + "buffer:\n«\tflush: 1s\n", `syntax error: found character '\t' that cannot start any token: indent with blanks, not with tabs`},
 		{"mapping as key", base + "{a: 1}«: 2\n", "syntax error: found an invalid key for this map"},
 		{"anchor", base + "state: «&a /x\n", `"&": the value itself: anchors (&), aliases (*) and merge keys (<<) are not used; a text that begins with one of these goes in quotes`},
 		{"alias", base + "state: «*a\n", `"*": the value itself: anchors (&), aliases (*) and merge keys (<<) are not used; a text that begins with one of these goes in quotes`},
@@ -203,16 +204,16 @@ func TestMistakes(t *testing.T) {
 		{"https", url("https://localhost"), `home.url: "https://localhost": ` + wantURL},
 		{"no host", url("tls://:8883"), `home.url: "tls://:8883": ` + wantURL},
 		{"no address at all", url("tls://[::1"), `home.url: "tls://[::1": ` + wantURL},
-		{"query", url("wss://h/mqtt?a=b"), `home.url: "wss://h/mqtt?a=b": ` + wantURL},
+		{"query", url("wss://h/mqtt?a=b"), `home.url: an address with a query or fragment (not shown: it could hold a secret): ` + wantURL},
 		{"port", url("tls://h:99999"), `home.url: "tls://h:99999": want a port from 1 to 65535, or none`},
 		{"path", url("tls://h/mqtt"), `home.url: "tls://h/mqtt": want no path after the host: only ws:// and wss:// have one`},
 		{"password in the address", url("tls://u:hunter2@h"), `home.url: an address with user or password in it: ` + wantURL + ", with username and password_file as keys of their own"},
 		{"password without user", home("home: {", "«home: {password_file: /p, "), "home.username: missing: want the user name that the password belongs to"},
 		{"certificate without key", strings.Replace(home("home: {", "«home: {cert_file: /c, "), "mqtt:", "tls:", 1), "home.key_file: missing: want both cert_file and key_file, or neither"},
 		{"authorities without encryption", home("home: {", "home: {ca_file: «/ca, "), "home.ca_file: used without encryption: want tls:// or wss:// in home.url"},
-		{"relative file", home("home: {", "home: {username: u, password_file: «pw, "), `home.password_file: "pw": want an absolute path such as /etc/homeward/password, or credential:NAME`},
+		{"relative file", home("home: {", "home: {username: u, password_file: «pw, "), `home.password_file: no absolute path (not shown: it could be a secret): want an absolute path such as /etc/homeward/password, or credential:NAME`},
 		{"credential for what is no secret", strings.Replace(home("home: {", "home: {ca_file: «credential:ca, "), "mqtt:", "tls:", 1), `home.ca_file: "credential:ca": want an absolute path such as /etc/homeward/ca.pem`},
-		{"credential", home("home: {", "home: {username: u, password_file: «credential:../x, "), `home.password_file: "credential:../x": want credential:NAME with a name of letters, digits and . _ -`},
+		{"credential", home("home: {", "home: {username: u, password_file: «credential:../x, "), `home.password_file: not a credential's name: want credential:NAME with a name of letters, digits and . _ -`},
 
 		// Sensors.
 		{"unknown driver", in("driver: meter", "driver: «metre"), `sensors[0].driver: "metre": want one of gauge, meter; did you mean meter?`},
@@ -335,6 +336,7 @@ func TestDefaults(t *testing.T) {
 
 	empty, err := load(base + boiler + "publish:\nbuffer: {}\nstatus: ~\n") // everything below commented out
 	require.NoError(t, err)
+	empty.Digest = c.Digest
 	require.Equal(t, c, empty)
 }
 
@@ -477,6 +479,19 @@ func TestDiff(t *testing.T) {
 	require.Empty(t, config.RestartNeeded(old, next))
 }
 
+// A driver with several names is told which one was written, not the sensor's name.
+func TestAlias(t *testing.T) {
+	var asked []string
+	f := all.Factories[0]
+	made := f.New
+	f.New = func(name string) drivers.Options { asked = append(asked, name); return made(name) }
+	_, err := config.Parse("t", []byte(base+"sensors: [{name: cellar, driver: bmp280, bus: /dev/i2c-1}]\n"), []drivers.Factory{f})
+	require.NoError(t, err)
+	require.Equal(t, []string{"bmp280"}, asked)
+	_, err = config.Parse("t", []byte("\ufeff"+base), nil)
+	require.NoError(t, err, "a byte order mark is no mistake")
+}
+
 // What is written from a configuration reads back as the same.
 func TestMarshal(t *testing.T) {
 	c, err := load(base + "status: {listen: 127.0.0.1:8080}\noperations: {per_month: 7200, billing_day: 31}\nfleet: {repository: https://f, root_file: /r}\nupdate: {window: \"22:30-02:00\", daily_bytes: 20MB}\n")
@@ -486,6 +501,8 @@ func TestMarshal(t *testing.T) {
 	again, err := load(string(text))
 	require.NoError(t, err, string(text))
 	again.Warnings, c.Warnings = nil, nil
+	require.NotEqual(t, c.Digest, again.Digest)
+	again.Digest = c.Digest
 	require.Equal(t, c, again)
 }
 

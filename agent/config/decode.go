@@ -91,7 +91,11 @@ func (d *decoder) parse(data []byte) (root ast.Node) {
 				line, column = min(tk.Position.Line, 1+bytes.Count(data, []byte("\n"))), max(tk.Position.Column, 1)
 			}
 		}
-		whole(line, column, "syntax error", strings.NewReplacer("\n", " ", "\t", `\t`).Replace(message)+".")
+		message = strings.NewReplacer("\n", " ", "\t", `\t`).Replace(message)
+		if strings.Contains(message, `'\t'`) {
+			message += ": indent with blanks, not with tabs"
+		}
+		whole(line, column, "syntax error", message+".")
 		return nil
 	}
 	for _, doc := range file.Docs {
@@ -438,13 +442,10 @@ func (d *decoder) list(n ast.Node, v reflect.Value, path string) {
 func (d *decoder) sensor(n ast.Node, v reflect.Value, path string) {
 	setDefaults(v)
 	s := v.Addr().Interface().(*Sensor)
-	var name, driver string
+	var driver string
 	if m, ok := n.(ast.MapNode); ok {
 		for it := m.MapRange(); it.Next(); {
-			switch key, _ := scalar(it.Key()); key {
-			case "name":
-				name, _ = scalar(it.Value())
-			case "driver":
+			if key, _ := scalar(it.Key()); key == "driver" {
 				driver, _ = scalar(it.Value())
 			}
 		}
@@ -461,7 +462,7 @@ func (d *decoder) sensor(n ast.Node, v reflect.Value, path string) {
 		}
 		return
 	}
-	s.Options = f.New(name)
+	s.Options = f.New(driver)
 	d.structs(n, path, v, reflect.ValueOf(s.Options).Elem())
 }
 

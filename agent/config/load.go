@@ -1,6 +1,9 @@
 package config
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -44,7 +47,9 @@ func Parse(name string, data []byte, factories []drivers.Factory) (*Config, erro
 
 func parse(name string, data []byte, factories []drivers.Factory, getenv func(string) string) (*Config, error) {
 	d := newDecoder(name, factories)
-	c := &Config{}
+	sum := sha256.Sum256(data)
+	c := &Config{Digest: hex.EncodeToString(sum[:])}
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // some editors put a byte order mark first
 	setDefaults(reflect.ValueOf(c).Elem())
 	if root := d.parse(data); root != nil {
 		d.at[""] = place{line: 1, column: 1}
@@ -147,9 +152,9 @@ func (d *decoder) checkRef(path, ref string, secret bool) {
 	name, credential := strings.CutPrefix(ref, credentialPrefix)
 	switch {
 	case secret && credential && !isCredential(name):
-		d.problem(path, d.shown(path), "credential:NAME with a name of letters, digits and . _ -")
-	case secret && !credential && !filepath.IsAbs(ref):
-		d.problem(path, d.shown(path), "an absolute path such as /etc/homeward/password, or credential:NAME")
+		d.problem(path, "not a credential's name", "credential:NAME with a name of letters, digits and . _ -")
+	case secret && !credential && !filepath.IsAbs(ref): // it may be the secret itself, typed into the wrong place
+		d.problem(path, "no absolute path (not shown: it could be a secret)", "an absolute path such as /etc/homeward/password, or credential:NAME")
 	case !secret && !filepath.IsAbs(ref):
 		d.problem(path, d.shown(path), "an absolute path such as /etc/homeward/ca.pem")
 	}
@@ -172,7 +177,10 @@ func (d *decoder) checkURL(c *Config) {
 	secure, known := map[string]bool{"mqtt": false, "ws": false, "tls": true, "wss": true}[u.Scheme]
 	port, perr := strconv.Atoi(u.Port())
 	switch {
-	case !known, u.Hostname() == "", u.RawQuery != "", u.Fragment != "":
+	case u.RawQuery != "", u.Fragment != "":
+		d.problem(path, "an address with a query or fragment (not shown: it could hold a secret)", wantURL)
+		return
+	case !known, u.Hostname() == "":
 		d.problem(path, d.shown(path), wantURL)
 		return
 	case u.Port() != "" && (perr != nil || port < 1 || port > 65535), strings.HasSuffix(u.Host, ":"):
@@ -431,7 +439,11 @@ func (d *decoder) checkLater(c *Config) {
 	if c.Fleet != nil {
 		u, err := url.Parse(c.Fleet.Repository)
 		if c.Fleet.Repository != "" && (err != nil || !slices.Contains([]string{"https", "http", "file"}, u.Scheme) || u.User != nil) {
-			d.problem("fleet.repository", d.shown("fleet.repository"), "an address such as https://fleet.example.net/acme, without user or password")
+			bad := d.shown("fleet.repository")
+			if strings.ContainsAny(c.Fleet.Repository, "@?#") {
+				bad = "an address with user, password, query or fragment (not shown)"
+			}
+			d.problem("fleet.repository", bad, "an address such as https://fleet.example.net/acme, without user or password")
 		}
 		if c.Fleet.RootFile != "" {
 			d.checkRef("fleet.root_file", c.Fleet.RootFile, false)

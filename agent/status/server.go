@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -149,6 +150,12 @@ func Get(ctx context.Context, socket, path string, v any) error {
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 			return fmt.Errorf("%w (no answer at %s)", ErrNotRunning, socket)
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("%s may not be opened: run this as the user that the gateway runs as (sudo -u homeward …), or as root", socket)
+		}
+		if errors.Is(err, io.EOF) {
+			return fmt.Errorf("the agent stopped while it was asked")
 		}
 		return fmt.Errorf("status: %w", err)
 	}

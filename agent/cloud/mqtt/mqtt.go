@@ -304,7 +304,7 @@ func refused(code byte) *cloud.Error {
 	case 4:
 		e.Err, e.Remedy = errors.New("bad user name or password"), "check home.username and home.password_file against the broker's"
 	default:
-		e.Err, e.Remedy = errors.New("not authorized"), "check the broker's access rules for this user, client id or certificate"
+		e.Err, e.Remedy = errors.New("not authorized"), "check home.username, home.password_file, home.client_id and the certificate against the broker's users and access rules"
 	}
 	return e
 }

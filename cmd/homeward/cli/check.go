@@ -37,9 +37,9 @@ Where the gateway runs, its agent does the reading, between its own polls.`,
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), 3*time.Minute)
 		defer cancel()
-		query := "/check"
+		query := "/check?digest=" + cfg.Digest
 		if *offline {
-			query += "?offline=1"
+			query += "&offline=1"
 		}
 		var lines []agent.Line
 		err = status.Get(ctx, agent.SocketPath(cfg.State), query, &lines)

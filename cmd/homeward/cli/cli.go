@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -112,7 +113,12 @@ func jsonFlag(cmd *cobra.Command) *bool { return cmd.Flags().Bool("json", false,
 
 func load(path string) (*config.Config, error) {
 	c, err := config.Load(path, all.Factories)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, usageError{fmt.Errorf("%w: run this as the user that the gateway runs as (sudo -u homeward …), or as root", err)}
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, usageError{fmt.Errorf("%w: name the file with --config", err)}
+	case err != nil:
 		return nil, usageError{err}
 	}
 	return c, nil

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -48,7 +49,10 @@ func statusCommand() *cobra.Command {
 		defer cancel()
 		var s status.Status
 		if err := status.Get(ctx, path, "/status.json", &s); err != nil {
-			return fmt.Errorf("%w: start it with homeward run, or systemctl start homeward", err)
+			if errors.Is(err, status.ErrNotRunning) {
+				return fmt.Errorf("%w: start it with homeward run", err)
+			}
+			return err
 		}
 		if *asJSON {
 			return printJSON(cmd.OutOrStdout(), s)
