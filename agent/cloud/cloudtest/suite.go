@@ -207,11 +207,15 @@ func Run(t *testing.T, open func(t *testing.T) Home) {
 
 	t.Run("a killed home ends the session at once, and a later answer never counts", func(t *testing.T) {
 		h := open(t)
-		s := dial(t, h.New(), "here", "gone")
+		c := h.New()
+		s := dial(t, c, "here", "gone")
 		defer end(s, nil)
 		h.Freeze()
 		var a acks
-		a.publish(t, s, 0, cloud.Message{Payload: []byte("unanswered")})
+		n := c.Limits().Window
+		for i := range n {
+			a.publish(t, s, i, cloud.Message{Payload: []byte("unanswered")})
+		}
 		h.Kill()
 		select {
 		case <-s.Done():
@@ -220,13 +224,16 @@ func Run(t *testing.T, open func(t *testing.T) Home) {
 		}
 		a.wait(t)
 		h.Revive()
-		again := dial(t, h.New(), "here", "gone")
+		again := dial(t, c, "here", "gone")
 		defer end(again, nil)
-		a.publish(t, again, 1, cloud.Message{Payload: []byte("answered")})
+		a.publish(t, again, n, cloud.Message{Payload: []byte("answered")})
 		a.wait(t)
-		require.Len(t, a.errs[0], 1)
-		require.Error(t, a.errs[0][0])
-		require.Equal(t, []error{nil}, a.errs[1])
+		for i := range n {
+			require.Len(t, a.errs[i], 1)
+			require.Equal(t, cloud.Unreachable, cloud.ClassOf(a.errs[i][0]))
+			require.Error(t, a.errs[i][0])
+		}
+		require.Equal(t, []error{nil}, a.errs[n])
 	})
 
 	t.Run("no more than the window is under way", func(t *testing.T) {

@@ -566,6 +566,40 @@ func TestRefusals(t *testing.T) {
 	require.Contains(t, e.Remedy, "nothing listens")
 }
 
+// TestStuckSocket: a broker that stops reading holds nobody up, and ends the session.
+func TestStuckSocket(t *testing.T) {
+	url := hostile(t, func(c net.Conn) {
+		_, _ = c.Write(connack)
+		buf := make([]byte, 4096)
+		if n, err := c.Read(buf); err == nil && n > 4 {
+			_, _ = c.Write(append(append([]byte{0x90, 5}, buf[2:4]...), 1, 1, 1))
+		}
+		<-t.Context().Done()
+	})
+	o := options(url)
+	o.KeepAlive, o.WriteWait = time.Minute, time.Second // it is the write that notices
+	c := client(t, o)
+	s, err := c.Dial(t.Context(), nil, nil)
+	require.NoError(t, err)
+	answers := make(chan error, c.Limits().Window)
+	for range c.Limits().Window {
+		require.NoError(t, s.Publish(cloud.Message{Payload: make([]byte, c.Limits().MaxBytes)}, func(err error) { answers <- err }))
+	}
+	select {
+	case <-s.Done():
+		require.Equal(t, cloud.Unreachable, cloud.ClassOf(s.Err()))
+	case <-time.After(30 * time.Second):
+		t.Fatal("not noticed")
+	}
+	s.Close(t.Context(), []byte("farewell"))
+	require.Len(t, answers, c.Limits().Window)
+	for range c.Limits().Window {
+		err := <-answers
+		require.Error(t, err)
+		require.Equal(t, cloud.Unreachable, cloud.ClassOf(err))
+	}
+}
+
 // TestLateAcknowledgement: an answer that comes on the next connection is nobody's, even with the right packet id.
 func TestLateAcknowledgement(t *testing.T) {
 	var mu sync.Mutex
