@@ -388,7 +388,7 @@ func (s *Session) wait(ctx context.Context, t paho.Token) error {
 }
 
 // handOver runs one of the client's calls. With a stuck socket, or a connection that has just been lost, they block for up
-// to WriteWait and cannot be interrupted, so that is not waited for once the session or ctx has ended: nil.
+// to WriteWait and cannot be interrupted, so once the session or ctx has ended it is left to end by itself: nil.
 func (s *Session) handOver(ctx context.Context, call func() paho.Token) paho.Token {
 	taken := make(chan paho.Token, 1)
 	go func() { taken <- call() }()
