@@ -24,6 +24,7 @@ import (
 // fakeHome is a cloud whose behaviour a test sets at any time.
 type fakeHome struct {
 	mu       sync.Mutex
+	dial     error // what Dial says
 	prove    error // what Prove says
 	mute     bool  // no acknowledgements
 	answer   func(payload []byte) error
@@ -58,6 +59,9 @@ func (h *fakeHome) Limits() cloud.Limits { return cloud.Limits{MaxBytes: 1 << 18
 func (h *fakeHome) Dial(context.Context, []byte, []byte) (cloud.Session, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.dial != nil {
+		return nil, h.dial
+	}
 	h.sessions++
 	h.last = &fakeSession{h: h, n: h.sessions, done: make(chan struct{}), hints: make(chan cloud.Hint, 16)}
 	return h.last, nil
@@ -381,4 +385,137 @@ func TestPollTooLargeAloneIsSplitByChannels(t *testing.T) {
 		require.Len(t, seen, 400)
 		d.end(t)
 	})
+}
+
+func TestGapNeverCostsAReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, func(c *config.Publish) { c.MaxBytes = 256 })
+		d.header.Gateway = strings.Repeat("g", 64)
+		name := "s/" + strings.Repeat("x", 90) // fits alone, and not beside a gap
+		d.run(t)
+		time.Sleep(time.Second)
+		now := time.Now().UnixMilli()
+		require.NoError(t, d.lane.NoteGap(buffer.Gap{N: 3, TFrom: now, TTo: now, Reason: buffer.Unsampled}))
+		for i := range 20 {
+			d.append(t, name, float64(i), false)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(2 * time.Minute)
+		s := d.buf.Stats()
+		require.EqualValues(t, 20, s.Delivered)
+		require.Zero(t, s.Dropped)
+		require.Empty(t, d.lane.OpenGaps(), "the gap was told in a payload of its own")
+		require.Empty(t, d.codes())
+		d.end(t)
+	})
+}
+
+func TestGapThatFitsNowhereIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, func(c *config.Publish) { c.MaxBytes = 120 })
+		d.run(t)
+		now := time.Now().UnixMilli()
+		require.NoError(t, d.lane.NoteGap(buffer.Gap{N: 1 << 40, TFrom: now, TTo: now, Reason: buffer.Unsampled}))
+		time.Sleep(10 * time.Minute)
+		require.Empty(t, d.home.arrivals(), "no empty payload is sent in its place")
+		require.Contains(t, d.codes(), "publish.too-large")
+		d.cfg = &config.Publish{MaxBytes: 1024, MaxAge: d.cfg.MaxAge, Acknowledge: "proven", BacklogShare: 0.5}
+		time.Sleep(time.Minute)
+		require.Len(t, d.home.arrivals(), 1)
+		require.Empty(t, d.lane.OpenGaps())
+		d.end(t)
+	})
+}
+
+// TestAlarmsPassASilentReceiver: payloads that a receiver does not confirm take no place from alarms.
+func TestAlarmsPassASilentReceiver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, func(c *config.Publish) { c.Acknowledge = "receiver"; c.MaxAge = config.Duration(time.Second) })
+		d.run(t)
+		time.Sleep(time.Second)
+		for i := range 300 {
+			for j := range 40 { // far more than may be in flight
+				p := buffer.Poll{Stamp: d.clock.Stamp()}
+				for k := range 10 {
+					p.Readings = append(p.Readings, drivers.Reading{Channel: fmt.Sprintf("s/channel-%d", k), Value: float64(i*j*k) / 7})
+				}
+				_, err := d.lane.Append(p)
+				require.NoError(t, err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		for i := range 20 {
+			d.append(t, "s/alarm", float64(i), true)
+			time.Sleep(5 * time.Second)
+		}
+		alarms := 0
+		for _, a := range d.home.arrivals() {
+			if a.alarm {
+				alarms++
+			}
+		}
+		require.GreaterOrEqual(t, alarms, 20)
+		require.Contains(t, d.codes(), "publish.no-ack")
+		d.end(t)
+	})
+}
+
+func TestPayloadThatIsNeverAnsweredIsStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.home.mute = true
+		d.run(t)
+		d.append(t, "s/c", 1, false)
+		for end := time.Now().Add(time.Hour); len(d.home.arrivals()) < 5; time.Sleep(time.Second) {
+			require.True(t, time.Now().Before(end))
+			require.NotContains(t, d.codes(), "publish.stuck")
+		}
+		time.Sleep(ackBound + 5*time.Second)
+		require.Contains(t, d.codes(), "publish.stuck", "after the fifth try")
+		require.Zero(t, d.buf.Stats().Delivered)
+		require.EqualValues(t, 1, d.buf.Stats().Pending, "it is kept")
+		d.home.set(func() { d.home.mute = false })
+		time.Sleep(10 * time.Minute)
+		require.EqualValues(t, 1, d.buf.Stats().Delivered)
+		require.Empty(t, d.codes())
+		d.end(t)
+	})
+}
+
+func TestHomeThatCannotBeDialled(t *testing.T) {
+	for _, tc := range []struct {
+		class cloud.Class
+		code  string
+		state string
+	}{
+		{cloud.Denied, "home.denied", "questionable"},
+		{cloud.NotTrusted, "home.not-trusted", "questionable"},
+		{cloud.Unpaid, "home.denied", "questionable"},
+		{cloud.Unreachable, "home.unreachable", "connecting"},
+	} {
+		t.Run(string(tc.class), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDesk(t, nil)
+				d.home.dial = &cloud.Error{Class: tc.class, Op: "connect", Err: errors.New("not you"), Remedy: "look here"}
+				d.run(t)
+				d.append(t, "s/c", 1, false)
+				time.Sleep(5 * time.Minute)
+				list := d.problems.list()
+				require.Len(t, list, 1)
+				require.Equal(t, tc.code, list[0].Code)
+				require.Contains(t, list[0].Text, "not you")
+				require.Equal(t, "look here", list[0].Remedy)
+				_, state, _ := d.status()
+				require.Equal(t, tc.state, state)
+				require.EqualValues(t, 1, d.buf.Stats().Pending)
+				d.home.set(func() { d.home.dial = nil })
+				time.Sleep(5 * time.Minute)
+				require.Empty(t, d.codes())
+				_, state, _ = d.status()
+				require.Equal(t, "proven", state)
+				require.EqualValues(t, 1, d.buf.Stats().Delivered)
+				d.end(t)
+			})
+		})
+	}
 }
