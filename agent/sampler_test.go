@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,12 +187,13 @@ func TestSamplerCountsMissedTicksAndNeverBunches(t *testing.T) {
 func TestSilentNeighbourCostsOneTimeoutPerBackoffStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
-		asked := 0
-		silent := true
+		var asked atomic.Int64
+		var silent atomic.Bool
+		silent.Store(true)
 		r.apply(r.ctx, []config.Sensor{
 			fakeConfig("dead", time.Second, &fakeOptions{read: func(context.Context) ([]drivers.Reading, error) {
-				asked++
-				if !silent {
+				asked.Add(1)
+				if !silent.Load() {
 					return value(2), nil
 				}
 				time.Sleep(500 * time.Millisecond)
@@ -203,14 +205,14 @@ func TestSilentNeighbourCostsOneTimeoutPerBackoffStep(t *testing.T) {
 			}}),
 		}, nil)
 		time.Sleep(10 * time.Minute)
-		require.Less(t, asked, 20)
-		require.Greater(t, asked, 12, "never given up")
+		require.Less(t, asked.Load(), int64(20))
+		require.Greater(t, asked.Load(), int64(12), "never given up")
 		s := r.status()
 		require.Equal(t, "silent", s[0].State)
 		require.Equal(t, "ok", s[1].State)
-		require.LessOrEqual(t, s[1].Missed, uint64(asked*5), "each question cost the neighbour one time-out of 500 ms at most")
+		require.LessOrEqual(t, s[1].Missed, uint64(asked.Load()*5), "each question cost the neighbour one time-out of 500 ms at most")
 		require.Contains(t, r.codes(), "sensor.silent dead")
-		silent = false
+		silent.Store(false)
 		time.Sleep(time.Minute + time.Second)
 		require.Equal(t, "ok", r.status()[0].State, "back within the longest back-off")
 		require.Empty(t, r.codes())
@@ -220,30 +222,32 @@ func TestSilentNeighbourCostsOneTimeoutPerBackoffStep(t *testing.T) {
 
 func TestUnplugClosesFirstAndRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		plugged, open := true, 0
+		var plugged atomic.Bool
+		var open atomic.Int64
+		plugged.Store(true)
 		r := newRig(t, func(context.Context, drivers.Bus) (*hostbus.Handle, error) {
-			if !plugged {
+			if !plugged.Load() {
 				return nil, fmt.Errorf("fake: %w", drivers.ErrGone)
 			}
-			require.Zero(t, open, "the lost port is closed before it is opened again")
-			open++
-			return hostbus.NewHandle(func() error { open--; return nil }), nil
+			require.Zero(t, open.Load(), "the lost port is closed before it is opened again")
+			open.Add(1)
+			return hostbus.NewHandle(func() error { open.Add(-1); return nil }), nil
 		})
 		read := func(context.Context) ([]drivers.Reading, error) {
-			if !plugged {
+			if !plugged.Load() {
 				return nil, fmt.Errorf("fake: read: %w", drivers.ErrGone)
 			}
 			return value(1), nil
 		}
 		r.apply(r.ctx, []config.Sensor{fakeConfig("a", 10*time.Second, &fakeOptions{read: read}), fakeConfig("b", time.Second, &fakeOptions{read: read})}, nil)
 		time.Sleep(20 * time.Second)
-		plugged = false
+		plugged.Store(false)
 		time.Sleep(30 * time.Second)
 		require.Equal(t, "gone", r.status()[0].State)
 		require.Equal(t, "gone", r.status()[1].State)
 		require.ElementsMatch(t, []string{"sensor.gone a", "sensor.gone b"}, r.codes())
 		back := time.Now()
-		plugged = true
+		plugged.Store(true)
 		time.Sleep(5 * time.Second)
 		for _, ch := range []string{"a/v", "b/v"} {
 			at, _ := r.mem.of(ch)
@@ -256,16 +260,17 @@ func TestUnplugClosesFirstAndRecovers(t *testing.T) {
 		}
 		require.Empty(t, r.codes())
 		r.end()
-		require.Zero(t, open, "the bus is closed at the end")
+		require.Zero(t, open.Load(), "the bus is closed at the end")
 	})
 }
 
 func TestWrongInstrumentAndHeldRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
-		opened, reads := 0, 0
+		var opened atomic.Int64
+		reads := 0
 		r.apply(r.ctx, []config.Sensor{
-			fakeConfig("wrong", time.Second, &fakeOptions{open: func() error { opened++; return fmt.Errorf("fake: id 0x58: %w", drivers.ErrWrong) }}),
+			fakeConfig("wrong", time.Second, &fakeOptions{open: func() error { opened.Add(1); return fmt.Errorf("fake: id 0x58: %w", drivers.ErrWrong) }}),
 			fakeConfig("held", time.Second, &fakeOptions{read: func(context.Context) ([]drivers.Reading, error) {
 				if reads++; reads == 2 {
 					return nil, &drivers.HeldError{After: 300 * time.Millisecond}
@@ -276,7 +281,7 @@ func TestWrongInstrumentAndHeldRequests(t *testing.T) {
 		time.Sleep(60 * time.Second)
 		s := r.status()
 		require.Equal(t, "wrong", s[0].State)
-		require.InDelta(t, 6, opened, 1, "asked rarely: nothing changes by asking")
+		require.InDelta(t, 6, opened.Load(), 1, "asked rarely: nothing changes by asking")
 		require.Zero(t, s[1].Errors, "what was not asked has not failed")
 		require.InDelta(t, 60, s[1].Readings, 1)
 		r.end()
@@ -413,5 +418,38 @@ func TestStuckDriverIsNamedAndDoesNotHoldTheStop(t *testing.T) {
 		require.Equal(t, time.Second, time.Since(began))
 		close(release)
 		r.wait(time.Minute)
+	})
+}
+
+// TestReloadWaitsForNobody: a bus in the middle of a long poll goes over when that ends; the others at once.
+func TestReloadWaitsForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		var busy atomic.Int64
+		slow := fakeConfig("slow", time.Second, &fakeOptions{bus: drivers.Bus{Name: "1"}, read: func(ctx context.Context) ([]drivers.Reading, error) {
+			if busy.Add(1) > 1 {
+				t.Error("two owners on one bus")
+			}
+			defer busy.Add(-1)
+			time.Sleep(20 * time.Second) // heeds no context
+			return value(1), nil
+		}})
+		quick := fakeConfig("quick", time.Second, &fakeOptions{bus: drivers.Bus{Name: "2"}, read: func(context.Context) ([]drivers.Reading, error) { return value(1), nil }})
+		r.apply(r.ctx, []config.Sensor{slow, quick}, nil)
+		time.Sleep(5 * time.Second)
+		began := time.Now()
+		for i := range 3 { // changes every bus
+			above := 100 + float64(i)
+			r.apply(r.ctx, []config.Sensor{slow, quick}, []config.Alarm{{Channel: "quick/v", Above: &above}})
+		}
+		require.Zero(t, time.Since(began))
+		time.Sleep(10 * time.Second)
+		at, _ := r.mem.of("quick/v")
+		require.InDelta(t, 15, len(at), 2)
+		time.Sleep(2 * time.Minute)
+		_, v := r.mem.of("slow/v")
+		require.Greater(t, len(v), 4, "the slow one goes on, its long poll was kept")
+		require.Len(t, r.status(), 2)
+		r.end()
 	})
 }
