@@ -11,7 +11,7 @@ FOR         ?=
 
 export GOFLAGS += -buildvcs=false
 
-.PHONY: build demo test test-short check race bench campaign build-all fuzz man schema clean
+.PHONY: build demo test check race bench campaign build-all man schema clean
 
 build: ## the programs for this machine, in bin/
 	$(BUILD) -o bin/ ./cmd/...
@@ -29,7 +29,7 @@ check: ## format, vet, staticcheck, import rule, freshness of generated files
 	$(GO) vet ./...
 	CGO_ENABLED=0 $(GO) run $(STATICCHECK) ./...
 	$(GO) mod verify
-	$(GO) test -count=1 -run 'TestImports|TestSchema|TestCodes' ./...
+	$(GO) test -count=1 -run 'TestImports|TestReference|TestCodes|TestPromises' ./...
 
 race: ## the unit tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./...
@@ -52,7 +52,7 @@ man: ## manual pages, in build/man
 	$(GO) run ./scripts/man build/man
 
 schema: ## configs/homeward.schema.json from the Go types
-	$(GO) test ./agent/config -run TestSchema -update
+	$(GO) test ./agent/config -run TestReference -update
 
 clean:
 	rm -rf bin build

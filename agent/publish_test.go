@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,7 +111,7 @@ func (s *fakeSession) drop()                                { s.once.Do(func() {
 type desk struct {
 	*publisher
 	home *fakeHome
-	cfg  *config.Publish
+	cfg  atomic.Pointer[config.Publish]
 	stop context.CancelFunc
 	done sync.WaitGroup
 }
@@ -122,13 +123,15 @@ func newDesk(t *testing.T, change func(*config.Publish)) *desk {
 	lane, err := buf.Lane(7)
 	require.NoError(t, err)
 	log := slog.New(slog.DiscardHandler)
-	d := &desk{home: &fakeHome{}, cfg: &config.Publish{MaxBytes: 1024, MaxAge: config.Duration(10 * time.Second), Acknowledge: "proven", BacklogShare: 0.5}}
+	d := &desk{home: &fakeHome{}}
+	cfg := &config.Publish{MaxBytes: 1024, MaxAge: config.Duration(10 * time.Second), Acknowledge: "proven", BacklogShare: 0.5}
 	if change != nil {
-		change(d.cfg)
+		change(cfg)
 	}
+	d.cfg.Store(cfg)
 	d.publisher = newPublisher(&publisher{
 		buf: buf, lane: lane, cloud: d.home, header: pack.Header{Gateway: "gw", Epoch: 7},
-		settings: func() *config.Publish { return d.cfg }, flush: func() time.Duration { return time.Second },
+		settings: d.cfg.Load, flush: func() time.Duration { return time.Second },
 		describe: func(bool) []byte { return []byte("{}") }, count: func(int) {},
 		clock: goClock{time.Now()}, problems: newProblems(time.Now, log), log: log, beat: newVital().add("publisher"),
 	})
@@ -419,7 +422,7 @@ func TestGapThatFitsNowhereIsNamed(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		require.Empty(t, d.home.arrivals(), "no empty payload is sent in its place")
 		require.Contains(t, d.codes(), "publish.too-large")
-		d.cfg = &config.Publish{MaxBytes: 1024, MaxAge: d.cfg.MaxAge, Acknowledge: "proven", BacklogShare: 0.5}
+		d.cfg.Store(&config.Publish{MaxBytes: 1024, MaxAge: d.cfg.Load().MaxAge, Acknowledge: "proven", BacklogShare: 0.5})
 		time.Sleep(time.Minute)
 		require.Len(t, d.home.arrivals(), 1)
 		require.Empty(t, d.lane.OpenGaps())

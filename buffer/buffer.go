@@ -131,31 +131,32 @@ type Attempt struct {
 
 // Stats is what status shows.
 type Stats struct {
-	Pending       uint64        // readings without an outcome, in flight included
-	InFlight      uint64        // of those, in an attempt
-	OldestMono    time.Duration // of the oldest pending reading if it is of this boot
-	OldestTime    int64         // Unix ms of the oldest pending reading; 0 none
-	Bytes         int64         // below the folder
-	MaxBytes      int64
-	Free          int64  // of the file system
-	Dropped       uint64 // readings ever given up, all reasons but Unsampled
-	Delivered     uint64 // readings ever delivered
-	Gaps          uint64 // gap records ever made
-	Flushes       uint64 // since start
-	Seals         uint64 // since start
-	DiskFull      bool
-	Stopped       bool // stop-sampling in force
-	LastError     string
-	Lanes         []LaneStats
-	DamagedFiles  []string // set aside, names within the folder
-	RecoveredFrom []string // one line per thing repaired at this start
+	Pending       uint64        `json:"pending"`        // readings without an outcome, in flight included
+	InFlight      uint64        `json:"in_flight"`      // of those, in an attempt
+	OldestMono    time.Duration `json:"oldest_mono_ns"` // of the oldest pending reading if it is of this boot
+	OldestTime    int64         `json:"oldest_time_ms"` // Unix ms of the oldest pending reading; 0 none
+	Bytes         int64         `json:"bytes"`          // below the folder
+	MaxBytes      int64         `json:"max_bytes"`
+	Free          int64         `json:"free"`      // of the file system
+	Dropped       uint64        `json:"dropped"`   // readings ever given up, all reasons but Unsampled
+	Delivered     uint64        `json:"delivered"` // readings ever delivered
+	Gaps          uint64        `json:"gaps"`      // gap records ever made
+	Flushes       uint64        `json:"flushes"`   // since start
+	Seals         uint64        `json:"seals"`     // since start
+	DiskFull      bool          `json:"disk_full"`
+	Stopped       bool          `json:"stopped"` // stop-sampling in force
+	LastError     string        `json:"last_error"`
+	Lanes         []LaneStats   `json:"lanes"`
+	DamagedFiles  []string      `json:"damaged"`   // set aside, names within the folder
+	RecoveredFrom []string      `json:"recovered"` // one line per thing repaired at this start
 }
 
 // LaneStats is Stats for one epoch.
 type LaneStats struct {
-	Epoch       Epoch
-	First, Next Seq // oldest pending, and the next number to be given
-	Pending     uint64
-	Gaps        int // not yet reported
-	Segments    int
+	Epoch    Epoch  `json:"epoch"`
+	First    Seq    `json:"first"` // oldest pending
+	Next     Seq    `json:"next"`  // the next number to be given
+	Pending  uint64 `json:"pending"`
+	Gaps     int    `json:"gaps"` // not yet reported
+	Segments int    `json:"segments"`
 }
