@@ -151,7 +151,7 @@ func (a *Agent) settle() error {
 		binary.BigEndian.PutUint32(b[:], uint32(a.epoch))
 		text, _ := json.Marshal(belonging{identity(a.Config.Home), a.Config.Gateway})
 		if err := errors.Join(a.buf.PutSide(sideEpoch, b[:]), a.buf.PutSide(sideHome, text), a.buf.Flush()); err != nil {
-			return fmt.Errorf("agent: new epoch: %w", err)
+			return fmt.Errorf("agent: the state folder %s takes nothing (free space and inodes there, or make it writable): new epoch: %w", a.Config.State, err)
 		}
 		a.Log.Info("fresh epoch", "epoch", a.epoch)
 	}
