@@ -126,7 +126,7 @@ func (s *site) configure(url string) {
 	fmt.Fprintf(&b, "gateway: gw-1\nstate: %s/state\nhome: {cloud: mqtt, organization: acme, project: cold, product: p, url: %q%s}\n", s.dir, url, "")
 	fmt.Fprintf(&b, "sensors:\n  - name: unit\n    driver: modbus\n    port: %s/port\n    line: 115200-8N1\n    unit_id: 1\n    every: %s\n    timeout: 1s\n%s    channels:\n", s.dir, s.every, s.sensor)
 	for i := range 10 {
-		fmt.Fprintf(&b, "      - {name: r%d, register: release, address: %d, type: uint16}\n", i, i)
+		fmt.Fprintf(&b, "      - {name: r%d, register: holding, address: %d, type: uint16}\n", i, i)
 	}
 	if !strings.Contains(s.extra, "publish:") {
 		b.WriteString("publish: {max_age: 1s, alarms: [{channel: unit/r1, above: 100}]}\n")
