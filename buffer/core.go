@@ -450,7 +450,8 @@ func (b *Buffer) SetBounds(o Options) {
 	kick(b.sealNow)
 }
 
-// Fresh says that nothing of an earlier life was found, or so little that numbers already given may be unknown: its caller should start an epoch that was never used.
+// Fresh says that nothing of an earlier life was found, or so little that numbers already given may be unknown: a caller
+// that no longer knows its epoch must start one that was never used. One that does may go on: numbers that may have been given were skipped.
 func (b *Buffer) Fresh() bool { return b.fresh }
 
 func (o Options) withDefaults() Options {

@@ -804,3 +804,44 @@ func TestDiskFull(t *testing.T) {
 	c.epochs()
 	require.Empty(t, c.gaps)
 }
+
+// TestLogLost: without the log of the last minute the gateway goes on in its epoch, behind the numbers that may have been used, and
+// delivers what was sealed.
+func TestLogLost(t *testing.T) {
+	s := newSite(t)
+	m := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{})
+	c := consume(t, m.URL)
+	m.Stop()
+	s.configure(m.URL)
+	s.start()
+	sampled(t, s)
+	s.stop() // seals
+	sealed := int(s.served.Load()) * 10
+	require.NoError(t, os.Remove(filepath.Join(agent.BufferPath(filepath.Join(s.dir, "state")), "tail.log")))
+	m.Start()
+	s.start()
+	s.until("proven", proven)
+	sampled(t, s)
+	s.settle(m.URL)
+	s.stop()
+	require.Eventually(t, func() bool { return c.count() == int(s.served.Load())*10 }, patience, 20*time.Millisecond)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	epochs, low, high := map[uint32]bool{}, 0, 0
+	for k := range c.got {
+		epochs[k.epoch] = true
+		if int(k.seq) <= sealed {
+			low++
+		} else {
+			high++
+		}
+	}
+	require.Len(t, epochs, 1)
+	require.Equal(t, sealed, low, "what was sealed arrives")
+	require.Positive(t, high)
+	require.NotEmpty(t, c.gaps)
+	for _, g := range c.gaps {
+		require.Equal(t, "damaged", g.Reason)
+	}
+	require.Empty(t, c.wrong)
+}
