@@ -497,7 +497,8 @@ func TestBrokerTroubles(t *testing.T) {
 			s.until("proven", proven)
 			v := s.settle(m.URL)
 			for _, p := range v.Problems {
-				require.Equal(t, "config.warning", p.Code, p.Text) // the time-out is longer than every
+				// The time-out is longer than every; and this machine may have no NTP.
+				require.Contains(t, []string{"config.warning", "clock.untrusted"}, p.Code, p.Text)
 			}
 			s.stop()
 			total := func() int { return int(v.Buffer.Lanes[0].Next - 1) }
