@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -335,7 +336,7 @@ func (a *Agent) bufferProblems(s buffer.Stats) {
 	} else {
 		a.problems.clear(CodeBufferDamaged, "")
 	}
-	if a.evicted != s.Dropped {
+	if a.evicted != s.Dropped && slices.ContainsFunc(a.lane.OpenGaps(), func(g buffer.Gap) bool { return g.Reason == buffer.Evicted }) {
 		a.problems.raise(CodeBufferEvicting, "", status.Fail, fmt.Sprintf("%d readings were given up to stay within the buffer's bounds", s.Dropped),
 			"bring the home back, or raise buffer.max_bytes")
 	} else if s.Pending == 0 {
@@ -348,32 +349,34 @@ func (a *Agent) bufferProblems(s buffer.Stats) {
 func (a *Agent) countOperations(cost int) {
 	a.opsMu.Lock()
 	defer a.opsMu.Unlock()
+	a.turnLocked()
 	a.ops.Used += uint64(cost)
-	if month := a.monthLocked(); month != a.ops.Month {
-		a.ops = operations{Month: month, Used: uint64(cost)}
-	}
 	text, _ := json.Marshal(a.ops)
 	if err := a.buf.PutSide(sideOps, text); err != nil {
 		a.Log.Warn("operations not recorded", "error", err)
 	}
 }
 
-// monthLocked is the billing month, which only moves while the clock is trusted.
-func (a *Agent) monthLocked() string {
+// turnLocked begins a billing month, which only happens while the clock is trusted. What was counted before
+// the first one was known belongs to it.
+func (a *Agent) turnLocked() {
 	now := a.Clock.Stamp()
-	if !now.Trusted && a.ops.Month != "" {
-		return a.ops.Month
+	if !now.Trusted {
+		return
 	}
 	start, _ := ledger.Month(time.UnixMilli(now.Wall), a.cfg.Load().Operations.BillingDay)
-	return start.Format(time.DateOnly)
+	switch month := start.Format(time.DateOnly); {
+	case a.ops.Month == "":
+		a.ops.Month = month
+	case a.ops.Month != month:
+		a.ops = operations{Month: month}
+	}
 }
 
 func (a *Agent) operationsStatus() status.Operations {
 	a.opsMu.Lock()
 	defer a.opsMu.Unlock()
-	if month := a.monthLocked(); month != a.ops.Month {
-		a.ops = operations{Month: month}
-	}
+	a.turnLocked()
 	o := status.Operations{Month: a.ops.Month, Used: a.ops.Used, LimitState: "none"}
 	now := time.UnixMilli(a.Clock.Stamp().Wall)
 	start, end := ledger.Month(now, a.cfg.Load().Operations.BillingDay)

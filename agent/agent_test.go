@@ -76,6 +76,16 @@ func TestBufferProblems(t *testing.T) {
 	a := newAgent(t, plainConfig(t.TempDir()), clock)
 	a.bufferProblems(buffer.Stats{})
 	require.Empty(t, a.codes())
+	give := func(seq buffer.Seq, reason buffer.Reason) {
+		_, err := a.lane.Append(buffer.Poll{Stamp: clock.Stamp(), Readings: value(1)})
+		require.NoError(t, err)
+		require.NoError(t, a.lane.NoteGap(buffer.Gap{Range: buffer.Range{From: seq, To: seq}, Reason: reason}))
+	}
+	give(1, buffer.Undeliverable)
+	a.bufferProblems(buffer.Stats{Dropped: 1, Pending: 5})
+	require.Empty(t, a.codes(), "given up for another reason")
+	a.bufferProblems(buffer.Stats{})
+	give(2, buffer.Evicted)
 	for _, step := range []struct {
 		name string
 		s    buffer.Stats
