@@ -522,3 +522,41 @@ func TestHomeThatCannotBeDialled(t *testing.T) {
 		})
 	}
 }
+
+// TestHomeGoneForAnHour: what was sampled meanwhile is kept, and follows the live readings when the home is back.
+func TestHomeGoneForAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.run(t)
+		sample := func(n int) {
+			for i := range n {
+				d.append(t, "s/c", float64(i%500)/8, false)
+				time.Sleep(time.Second)
+			}
+		}
+		sample(60)
+		d.home.set(func() {
+			d.home.dial = &cloud.Error{Class: cloud.Unreachable, Op: "connect", Err: errors.New("no route")}
+			d.home.last.drop()
+		})
+		before := len(d.home.arrivals())
+		sample(3600)
+		require.Len(t, d.home.arrivals(), before)
+		require.Contains(t, d.codes(), "home.unreachable")
+		require.GreaterOrEqual(t, d.buf.Stats().Pending, uint64(3600))
+		d.home.set(func() { d.home.dial = nil })
+		sample(300) // the longest pause between tries is two minutes
+		require.Empty(t, d.codes())
+		require.Less(t, d.buf.Stats().Pending, uint64(20), "the hour has drained, live readings wait for max_age as ever")
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 3960, d.buf.Stats().Delivered)
+		seen := map[uint64]bool{}
+		for _, a := range d.home.arrivals() {
+			for _, r := range a.payload.Readings {
+				seen[r.Seq] = true
+			}
+		}
+		require.Len(t, seen, 3960)
+		d.end(t)
+	})
+}
