@@ -232,12 +232,13 @@ type consumer struct {
 	alarms  []pack.Reading
 	gaps    []pack.Gap
 	repeats int
+	limit   int // bytes of a payload
 	wrong   []string
 }
 
 func consume(t *testing.T, url string) *consumer {
 	t.Helper()
-	c := &consumer{t: t, got: map[key]pack.Reading{}, bytes: map[string]int{}}
+	c := &consumer{t: t, limit: 1024, got: map[key]pack.Reading{}, bytes: map[string]int{}}
 	o := paho.NewClientOptions().AddBroker(strings.Replace(url, "mqtt://", "tcp://", 1)).SetClientID("consumer").SetCleanSession(false).
 		SetConnectRetry(true).SetConnectRetryInterval(100 * time.Millisecond).SetMaxReconnectInterval(200 * time.Millisecond).SetKeepAlive(5 * time.Second)
 	o.SetOnConnectHandler(func(client paho.Client) {
@@ -257,7 +258,7 @@ func (c *consumer) take(_ paho.Client, m paho.Message) {
 		c.wrong = append(c.wrong, err.Error())
 		return
 	}
-	if len(m.Payload()) > 1024 {
+	if len(m.Payload()) > c.limit {
 		c.wrong = append(c.wrong, fmt.Sprintf("payload of %d bytes", len(m.Payload())))
 	}
 	c.bytes[string(m.Payload())]++
@@ -706,8 +707,11 @@ func TestBacklog(t *testing.T) {
 	s := newSite(t)
 	s.every = "1s"
 	backlog := rounds(30_000, 1_000_000)
+	limit := rounds(1024, 16<<10)
+	s.extra = fmt.Sprintf("publish: {max_age: 1s, max_bytes: %d, alarms: [{channel: unit/r1, above: 100}]}\n", limit)
 	m := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{})
 	c := consume(t, m.URL)
+	c.limit = limit
 	slow := throttle(t, m.Port, rounds(40_000, 400_000))
 	s.configure(slow)
 	// A first life makes the epoch; then the outage's readings are put beside it.
