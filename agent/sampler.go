@@ -348,7 +348,7 @@ func (o *owner) read(ctx context.Context, x *sensor) (readings []drivers.Reading
 		o.handle, o.shared = h, &drivers.Shared{}
 	}
 	if x.dev == nil {
-		env := drivers.Env{Port: o.handle.Port, I2C: o.handle.I2C, SPI: o.handle.SPI, Timeout: time.Duration(x.cfg.Timeout), Shared: o.shared, Log: o.log}
+		env := drivers.Env{Port: o.handle.Port, I2C: o.handle.I2C, SPI: o.handle.SPI, W1: o.handle.W1, Timeout: time.Duration(x.cfg.Timeout), Shared: o.shared, Log: o.log}
 		dev, err := x.cfg.Options.Open(ctx, env)
 		if err != nil {
 			return nil, err
@@ -402,6 +402,9 @@ func (o *owner) poll(ctx context.Context, x *sensor) {
 	stamp := o.clock.Stamp()
 	began := time.Now()
 	readings, err := o.read(ctx, x)
+	if _, ok := x.cfg.Options.(drivers.Talker); ok { // it spoke when it wanted to
+		stamp = o.clock.Stamp()
+	}
 	var held *drivers.HeldError
 	if errors.As(err, &held) {
 		x.reschedule(time.Now().Add(held.After))

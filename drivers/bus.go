@@ -12,12 +12,13 @@ import (
 	"periph.io/x/conn/v3/spi"
 )
 
-// Env is what a sensor is opened with. Exactly one of Port, I2C and SPI is set, as
+// Env is what a sensor is opened with. Exactly one of Port, I2C, SPI and W1 is set, as
 // the options' Bus asked.
 type Env struct {
-	Port Port
+	Port Port // Serial and TCP
 	I2C  i2c.Bus
 	SPI  spi.Port
+	W1   W1
 	// Timeout bounds one exchange with the instrument; never zero.
 	Timeout time.Duration
 	// Shared holds what all sensors of one opened bus have in common (a Modbus
@@ -46,7 +47,16 @@ func (s *Shared) Load(key any, make func() any) any {
 	return v
 }
 
-// Port is an open serial port. It is used by one goroutine at a time.
+// W1 is a 1-Wire bus as Linux's w1 subsystem gives it (Documentation/w1/w1-generic.rst).
+type W1 interface {
+	// Devices lists what the kernel has found, such as 28-0316a2798bff, sorted.
+	Devices() ([]string, error)
+	// Read reads a file of a device, such as w1_slave. A device that is not there is [ErrTimeout],
+	// a bus that is not there [ErrGone].
+	Read(device, file string) ([]byte, error)
+}
+
+// Port is an open serial port, or a TCP connection. It is used by one goroutine at a time.
 type Port interface {
 	// Read waits at most wait for the first bytes and returns at least one, or
 	// ErrTimeout when none came, or an error for which errors.Is(err, ErrGone) holds when
@@ -57,7 +67,7 @@ type Port interface {
 	Write(p []byte) error
 	// Flush throws away what was received and not yet read.
 	Flush() error
-	// Line says how the port is set; its true rate decides the pauses.
+	// Line says how the port is set; its true rate decides the pauses. Of a TCP connection it is zero.
 	Line() Line
 	Close() error
 }

@@ -123,12 +123,14 @@ const (
 	Serial BusKind = "serial" // Env.Port
 	I2C    BusKind = "i2c"    // Env.I2C
 	SPI    BusKind = "spi"    // Env.SPI
+	TCP    BusKind = "tcp"    // Env.Port
+	W1Bus  BusKind = "w1"     // Env.W1
 )
 
 // Bus names the bus that a sensor sits on.
 type Bus struct {
 	Kind BusKind
-	Name string // /dev/… or sim:NAME; sensors with the same Kind and Name share an owner
+	Name string // /dev/…, tcp://host:port, the folder of a 1-Wire bus, or sim:NAME; sensors with the same Kind and Name share an owner
 	Line Line   // Serial only
 }
 
@@ -146,6 +148,13 @@ type Factory struct {
 	Aliases []string // other names for the same driver, e.g. bmp280
 	Summary string   // one line for the documentation
 	New     func(name string) Options
+}
+
+// Talker is implemented by the [Options] of instruments that talk by themselves. Their readings have the
+// time at which Read returned, not the one at which it was called.
+type Talker interface {
+	// Patience is the default of `timeout`: how long the instrument may be silent before that is an error.
+	Patience() time.Duration
 }
 
 // Options is a pointer to a driver's own part of a sensor's configuration: a

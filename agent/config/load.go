@@ -239,20 +239,27 @@ func (d *decoder) checkSensors(c *Config) {
 		}
 		d.checkChannels(c, s, path)
 		bus := s.Options.Bus()
-		if bus.Kind != drivers.Serial {
+		if bus.Kind != drivers.Serial && bus.Kind != drivers.TCP {
 			continue
 		}
 		if other, taken := lines[bus.Name]; !taken {
 			lines[bus.Name] = path
-		} else if o := d.busOf(c, other); o.Line != bus.Line {
+		} else if o := d.optionsOf(c, other); talks(o) || talks(s.Options) {
+			d.problem(path, quote(bus.Name), fmt.Sprintf("a port of its own: an instrument that talks by itself shares it with none, and %s has it too", other))
+		} else if o := o.Bus(); o.Line != bus.Line {
 			d.problem(path+".line", d.shown(path+".line"), fmt.Sprintf("%v, as %s has it on the same port", o.Line, other))
 		}
 	}
 }
 
-func (d *decoder) busOf(c *Config, path string) drivers.Bus {
+func (d *decoder) optionsOf(c *Config, path string) drivers.Options {
 	i, _ := strconv.Atoi(strings.Trim(strings.TrimPrefix(path, "sensors"), "[]"))
-	return c.Sensors[i].Options.Bus()
+	return c.Sensors[i].Options
+}
+
+func talks(o drivers.Options) bool {
+	_, ok := o.(drivers.Talker)
+	return ok
 }
 
 func (d *decoder) brokenBelow(path string) bool {
@@ -265,8 +272,13 @@ func (d *decoder) brokenBelow(path string) bool {
 }
 
 func (d *decoder) checkTimes(c *Config, s *Sensor, path string) {
+	talker, talks := s.Options.(drivers.Talker)
 	if _, given := d.at[path+".timeout"]; !given {
 		s.Timeout = min(defaultTimeout, s.Every)
+		if talks {
+			s.Timeout = Duration(talker.Patience())
+		}
+	} else if talks { // it may well be silent for longer than every
 	} else if s.Timeout > s.Every && !d.brokenBelow(path) {
 		d.warn(c, CodeWarning, path+".timeout", fmt.Sprintf("timeout %v is longer than every %v: when %s is silent, polls are missed", s.Timeout, s.Every, s.Name),
 			"make timeout shorter or every longer")

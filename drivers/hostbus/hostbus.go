@@ -29,11 +29,12 @@ import (
 	"homeward/drivers/sim"
 )
 
-// Handle is an open bus: the one of Port, I2C and SPI that fits its kind.
+// Handle is an open bus: the one of Port, I2C, SPI and W1 that fits its kind.
 type Handle struct {
-	Port  drivers.Port
+	Port  drivers.Port // serial and TCP
 	I2C   i2c.Bus
 	SPI   spi.Port
+	W1    drivers.W1
 	close func() error
 }
 

@@ -1,0 +1,4 @@
+package sim
+
+// airChips measure temperature, humidity and light.
+var airChips []ChipType
