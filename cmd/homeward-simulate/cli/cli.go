@@ -57,19 +57,18 @@ func Main(args []string, stdout, stderr io.Writer) int {
 // Command is the whole command tree.
 func Command() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "homeward-simulate",
-		Short:         "Simulated sites for homeward",
-		Long:          "Simulated instruments on simulated buses, for trying homeward out with nothing installed.",
+		Use:   "homeward-simulate",
+		Short: "Simulated sites for homeward",
+		Long: `Simulated instruments on simulated buses, for trying homeward out with nothing installed.
+
+With a site's file it runs that site: its serial ports, chips, broker and faults, until --for or
+Ctrl-C. Exit 0 when it ended; 2 when the file has a mistake, each named with its line.`,
+		Example: `  homeward-simulate configs/sites/cellar.yaml --gateway /tmp/gateway.yaml --truth /tmp/truth.jsonl
+  homeward-simulate demo`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q: see homeward-simulate --help", args[0])}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	addRun(root)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	})

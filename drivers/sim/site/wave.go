@@ -1,0 +1,100 @@
+package site
+
+import (
+	"math"
+	"time"
+
+	"homeward/drivers/sim"
+)
+
+// wave is a quantity in the course of time, as the file gives it.
+type wave struct {
+	kind       string  // constant, sine, sawtooth, counter or trace
+	low, high  float64 // what it stays between; a counter: its step, and nothing
+	period     time.Duration
+	trace      *trace
+	loop       bool
+	speed      float64
+	incomplete bool // its trace could not be read
+}
+
+var waveKinds = []string{"sine", "sawtooth", "counter", "trace"}
+
+const (
+	minPeriod = time.Millisecond
+	maxPeriod = 366 * 24 * time.Hour
+)
+
+// wave reads a constant, or one of the forms.
+func (p *parse) wave(x node) wave {
+	const want = "a number, {sine: {mean, amplitude, period}}, {sawtooth: {low, high, period}}, {counter: STEP} or {trace: {file, channel}}"
+	if _, kind := scalar(x.n); kind != "mapping" {
+		if kind != "number" {
+			x.bad(want)
+			return wave{}
+		}
+		v := x.number(nil)
+		return wave{kind: "constant", low: v, high: v}
+	}
+	f, ok := x.mapping(waveKinds...)
+	if !ok {
+		return wave{}
+	}
+	if len(f.keys) != 1 {
+		if len(f.keys) > 1 {
+			x.wrong("several forms at once", want)
+		} else {
+			x.wrong("no form", want)
+		}
+		return wave{}
+	}
+	switch {
+	case f.at("sine").given():
+		if s, ok := f.at("sine").mapping("mean", "amplitude", "period"); ok {
+			mean, amplitude := s.at("mean").number(nil), math.Abs(s.at("amplitude").number(nil))
+			return wave{kind: "sine", low: mean - amplitude, high: mean + amplitude, period: s.at("period").duration(-1, minPeriod, maxPeriod)}
+		}
+	case f.at("sawtooth").given():
+		if s, ok := f.at("sawtooth").mapping("low", "high", "period"); ok {
+			w := wave{kind: "sawtooth", low: s.at("low").number(nil), high: s.at("high").number(nil), period: s.at("period").duration(-1, minPeriod, maxPeriod)}
+			if w.low > w.high {
+				s.at("high").bad("not less than low")
+			}
+			return w
+		}
+	case f.at("counter").given():
+		w := wave{kind: "counter", low: f.at("counter").number(nil)}
+		if w.low <= 0 {
+			f.at("counter").bad("a step above 0")
+		}
+		return w
+	case f.at("trace").given():
+		return p.traceWave(f.at("trace"))
+	}
+	return wave{}
+}
+
+// value is the wave as a chip asks for it. A trace begins with the first question; a counter counts the questions.
+func (w wave) value(start time.Time) sim.Value {
+	switch w.kind {
+	case "sine":
+		return sim.Sine((w.low+w.high)/2, (w.high-w.low)/2, w.period)
+	case "sawtooth":
+		return sim.Sawtooth(w.low, w.high, w.period)
+	case "counter":
+		n := 0.0
+		return func(time.Time) float64 { n++; return n * w.low }
+	case "trace":
+		return func(t time.Time) float64 { return w.trace.at(w.channelTime(t.Sub(start))) }
+	}
+	return sim.Constant(w.low)
+}
+
+// channelTime is where in its trace a time since the start lies, in ms.
+func (w wave) channelTime(since time.Duration) float64 {
+	ms := float64(since) / float64(time.Millisecond) * w.speed
+	if span := w.trace.span(); w.loop && span > 0 {
+		ms = math.Mod(ms, span)
+	}
+	return ms
+}
