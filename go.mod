@@ -24,6 +24,7 @@ require (
 )
 
 require (
+	github.com/adrianmo/go-nmea v1.11.0 // indirect
 	github.com/cpuguy83/go-md2man/v2 v2.0.6 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/rs/xid v1.4.0 // indirect

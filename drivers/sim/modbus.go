@@ -109,11 +109,12 @@ type ModbusFault struct {
 	Silent    bool          // no reply
 	Late      time.Duration // the reply comes this much later; other requests are answered meanwhile
 	Truncate  int           // only this many bytes of the reply are sent
-	Corrupt   bool          // the CRC is wrong
+	Corrupt   bool          // the CRC is wrong; TCP: the protocol identifier
 	Noise     []byte        // comes right before the reply
 	Unit      byte          // the reply bears this unit's number
+	Foreign   bool          // TCP: the reply bears another transaction id
 	Function  byte          // the reply bears this function
-	Length    int           // data bytes too many (or, negative, too few), with a right CRC
+	Length    int           // data bytes too many (or, negative, too few), with a right CRC or length
 	Exception byte          // refused with this code
 	Times     int           // how many requests it lasts; 0 until it is changed
 }
@@ -249,6 +250,27 @@ func requestTime(line drivers.Line, n int) time.Duration {
 
 // answer makes the reply to a whole request, nil for none.
 func (d *Modbus) answer(req []byte) ([]byte, ModbusFault) {
+	reply, f := d.respond(req)
+	if reply == nil {
+		return nil, f
+	}
+	reply = binary.LittleEndian.AppendUint16(reply, rtuCRC(reply))
+	if f.Corrupt {
+		reply[len(reply)-1] ^= 0x5A
+	}
+	return f.onWire(reply), f
+}
+
+// onWire cuts a reply short and puts noise before it.
+func (f ModbusFault) onWire(reply []byte) []byte {
+	if f.Truncate > 0 {
+		reply = reply[:min(len(reply), f.Truncate)]
+	}
+	return append(append([]byte(nil), f.Noise...), reply...)
+}
+
+// respond makes the reply, unit and function first, without CRC, nil for none.
+func (d *Modbus) respond(req []byte) ([]byte, ModbusFault) {
 	d.mu.Lock()
 	u := d.units[req[0]]
 	if u == nil {
@@ -284,14 +306,7 @@ func (d *Modbus) answer(req []byte) ([]byte, ModbusFault) {
 	if f.Function != 0 {
 		reply[1] = f.Function
 	}
-	reply = binary.LittleEndian.AppendUint16(reply, rtuCRC(reply))
-	if f.Corrupt {
-		reply[len(reply)-1] ^= 0x5A
-	}
-	if f.Truncate > 0 {
-		reply = reply[:min(len(reply), f.Truncate)]
-	}
-	return append(append([]byte(nil), f.Noise...), reply...), f
+	return reply, f
 }
 
 // reply makes a reply without CRC, or an exception code.
