@@ -213,7 +213,7 @@ type flight struct {
 
 // run is a payload being filled.
 type run struct {
-	rows   *pack.Rows
+	rows   pack.Writer
 	from   buffer.Seq
 	next   buffer.Seq
 	gaps   []buffer.Gap
@@ -602,7 +602,7 @@ func (s *session) found(first buffer.Seq) {
 
 // part takes as many channels of a poll as fit when the whole does not; a reading too
 // large alone is given up.
-func (s *session) part(rows *pack.Rows, st buffer.Stored) int {
+func (s *session) part(rows pack.Writer, st buffer.Stored) int {
 	n := rows.AddPart(pack.Poll{Time: st.Time, Readings: st.Readings})
 	if n == 0 {
 		s.problems.raise(CodeTooLarge, "", status.Fail,
@@ -620,7 +620,7 @@ func (s *session) part(rows *pack.Rows, st buffer.Stored) int {
 func (s *session) start(r *run, st buffer.Stored) {
 	h := s.header
 	h.First = uint64(st.First)
-	*r = run{rows: pack.NewRows(h, s.limit), from: st.First, next: st.First, oldest: st}
+	*r = run{rows: pack.New(string(s.cfg.Format), h, s.limit), from: st.First, next: st.First, oldest: st}
 }
 
 // begin starts a payload at st, with the gaps that have not been reported.
@@ -756,7 +756,7 @@ func (s *session) sendAlarm() bool {
 		}
 		h := s.header
 		h.First = uint64(first)
-		rows := pack.NewRows(h, s.limit)
+		rows := pack.New(string(s.cfg.Format), h, s.limit)
 		n := len(st.Readings)
 		if !rows.Add(pack.Poll{Time: st.Time, Readings: st.Readings}) {
 			if n = s.part(rows, st); n == 0 {

@@ -360,8 +360,14 @@ func TestReadingTooLargeForAnyPayloadIsGivenUp(t *testing.T) {
 }
 
 func TestPollTooLargeAloneIsSplitByChannels(t *testing.T) {
+	for _, format := range pack.Formats {
+		t.Run(format, func(t *testing.T) { splitByChannels(t, format) })
+	}
+}
+
+func splitByChannels(t *testing.T, format string) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(t, nil)
+		d := newDesk(t, func(c *config.Publish) { c.Format = format })
 		d.run(t)
 		time.Sleep(time.Second)
 		for round := range 2 {
@@ -380,6 +386,7 @@ func TestPollTooLargeAloneIsSplitByChannels(t *testing.T) {
 		seen := map[uint64]bool{}
 		for _, a := range d.home.arrivals() {
 			require.LessOrEqual(t, len(a.bytes), 1024)
+			require.Equal(t, map[string]byte{pack.FormatRows: '{', pack.FormatSenML: '['}[format], a.bytes[0])
 			for _, r := range a.payload.Readings {
 				require.False(t, seen[r.Seq])
 				seen[r.Seq] = true

@@ -73,6 +73,7 @@ func (d *decoder) check(c *Config, getenv func(string) string) {
 	d.checkState(c, getenv)
 	d.checkHome(c)
 	d.checkSensors(c)
+	d.checkSenML(c)
 	d.checkFit(c)
 	d.checkAlarms(c)
 	d.checkStatus(c)
@@ -344,7 +345,7 @@ func (d *decoder) checkChannels(c *Config, s *Sensor, path string) {
 }
 
 func (d *decoder) checkUnit(c *Config, u drivers.Unit, path string) {
-	if u == "" || units[u] {
+	if u == "" || u.Known() {
 		return
 	}
 	if len(u) > 32 || !utf8.ValidString(string(u)) || strings.ContainsFunc(string(u), func(r rune) bool { return !unicode.IsGraphic(r) }) {
@@ -390,8 +391,34 @@ func (d *decoder) checkAlarms(c *Config) {
 	}
 }
 
-// onePayload is a payload of one reading with the longest numbers, without its names.
-const onePayload = `{"gw":"","e":4294967295,"s":18446744073709551615,"n":1,"t":9007199254740992,"g":[{"c":[""],"u":[""],"r":[[0,-1.7976931348623157e+308]],"q":[[null,"stale-clock"]]}]}`
+// onePayload is a payload of one reading with the longest numbers, without its names, by format.
+var onePayload = map[string]string{
+	"rows":  `{"gw":"","e":4294967295,"s":18446744073709551615,"n":1,"t":9007199254740992,"g":[{"c":[""],"u":[""],"r":[[0,-1.7976931348623157e+308]],"q":[[null,"stale-clock"]]}]}`,
+	"senml": `[{"bver":26,"bn":"/","hwe":4294967295,"hws":18446744073709551615,"bt":253402300799.999,"n":"","u":"","v":-1.7976931348623157e+308,"hwt":-62167219200000,"hwq":"stale-clock"}]`,
+}
+
+// checkSenML makes sure that what is to go out as SenML has names that the standard allows (RFC 8428 §4.5.1).
+func (d *decoder) checkSenML(c *Config) {
+	if c.Publish.Format != "senml" {
+		return
+	}
+	const want = "letters a-z A-Z, digits and - : . _ alone, since publish.format is senml"
+	if !drivers.IsSenMLName(c.Gateway) {
+		d.problem("gateway", d.shown("gateway"), "a letter or digit first, since publish.format is senml")
+	}
+	for i := range c.Sensors {
+		s, path := &c.Sensors[i], fmt.Sprintf("sensors[%d]", i)
+		if s.Name != "" && !drivers.IsSenMLName("x"+s.Name) {
+			d.problem(path+".name", d.shown(path+".name"), want)
+			continue
+		}
+		for k, ch := range s.Channels {
+			if at := fmt.Sprintf("%s.channels[%d].name", path, k); ch.Name != "" && !drivers.IsSenMLName("x"+ch.Name) {
+				d.problem(at, d.shown(at), want)
+			}
+		}
+	}
+}
 
 // checkFit makes sure that each reading fits into a payload.
 func (d *decoder) checkFit(c *Config) {
@@ -399,7 +426,7 @@ func (d *decoder) checkFit(c *Config) {
 	for i := range c.Sensors {
 		for _, ch := range c.Sensors[i].Channels {
 			full := c.Sensors[i].Full(ch.Name)
-			n := len(onePayload) + len(c.Gateway) + jsonSize(full)
+			n := len(onePayload[c.Publish.Format]) + len(c.Gateway) + jsonSize(full)
 			if ch.Unit != nil {
 				n += jsonSize(string(*ch.Unit))
 			}

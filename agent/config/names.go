@@ -27,21 +27,6 @@ func isName(s string) bool {
 		})
 }
 
-// units are the symbols of RFC 8428 §12.1, of RFC 8798 §2 and §3, and what IANA's registries of SenML units
-// gained since.
-var units = func() map[drivers.Unit]bool {
-	set := map[drivers.Unit]bool{}
-	for _, u := range strings.Fields(`
-		m kg g s A K cd mol Hz rad sr N Pa J W C V F Ohm S Wb T H Cel lm lx Bq Gy Sv kat m2 m3 l m/s m/s2
-		m3/s l/s W/m2 cd/m2 bit bit/s lat lon pH dB dBW Bspl count / % %RH %EL EL 1/s 1/min beat/min beats S/m
-		B VA VAs var vars J/m kg/m3 deg NTU
-		ms min h MHz kW kVA kvar Ah Wh kWh varh kvarh kVAh Wh/km KiB GB Mbit/s B/s MB/s mV mA dBm ug/m3
-		mm/h m/h ppm /100 /1000 hPa mm cm km km/h ppb ppt VAh mg/l ug/l g/l`) {
-		set[drivers.Unit(u)] = true
-	}
-	return set
-}()
-
 // guessUnit knows what people write instead.
 func guessUnit(u drivers.Unit) string {
 	switch strings.ToLower(string(u)) {
@@ -61,7 +46,7 @@ func guessUnit(u drivers.Unit) string {
 		return "deg"
 	}
 	best := ""
-	for known := range units {
+	for known := range drivers.Units {
 		if strings.EqualFold(string(known), string(u)) && (best == "" || string(known) < best) {
 			best = string(known)
 		}

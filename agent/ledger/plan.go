@@ -93,50 +93,65 @@ func Plan(c *config.Config, o PlanOptions) (*Forecast, error) {
 	}
 	f.Readings = perSecond * seconds
 	f.OneByOne = Format{Name: "one publish per reading", ReadingsPerPayload: 1, Payloads: f.Readings, Operations: f.Readings}
-	rows := Format{Name: "rows", MaxAgeS: time.Duration(c.Publish.MaxAge).Seconds()}
 	if perSecond > 0 {
-		one, err := pollOneByOne(c)
-		if err != nil {
-			return nil, err
-		}
-		f.OneByOne.BytesPerPayload = one
-		aged, err := simulate(c, time.Duration(c.Publish.MaxAge))
-		if err != nil {
-			return nil, err
-		}
-		full, err := simulate(c, math.MaxInt64)
-		if err != nil {
-			return nil, err
-		}
-		rows.ReadingsPerPayload = aged.readings / aged.payloads
-		rows.BytesPerPayload = aged.bytes / aged.payloads
-		rows.Payloads = f.Readings / rows.ReadingsPerPayload
-		rows.Operations = rows.Payloads * aged.cost / aged.payloads
-		rows.ReadingsIfFull = full.readings / full.payloads
-		rows.PayloadsIfFull = f.Readings / rows.ReadingsIfFull
-		rows.FullAfterS = rows.ReadingsIfFull / perSecond
-		rows.PayloadsByAge = min(seconds/rows.MaxAgeS, polls) // each begins with a poll
-		rows.LimitedBy = "age"
-		if aged.full*2 > aged.payloads {
-			rows.LimitedBy = "full"
-		}
-		rows.PercentOfSingle = 100 * rows.Operations / f.OneByOne.Operations
+		f.OneByOne.BytesPerPayload = pollOneByOne(c)
 	}
-	f.Formats = []Format{rows}
-	f.Operations = rows.Operations
+	var chosen Format
+	for _, name := range pack.Formats {
+		format := Format{Name: name, MaxAgeS: time.Duration(c.Publish.MaxAge).Seconds()}
+		if perSecond > 0 {
+			if err := format.fill(c, f, perSecond, polls); err != nil && name != c.Publish.Format {
+				continue // names that are too long for it, or not allowed in it
+			} else if err != nil {
+				return nil, err
+			}
+		}
+		f.Formats = append(f.Formats, format)
+		if name == c.Publish.Format {
+			chosen = format
+		}
+	}
+	f.Operations = chosen.Operations
 	if f.Budget > 0 {
 		percent := 100 * f.Operations / float64(f.Budget)
 		f.Percent = &percent
 	}
 	n := float64(f.Gateways)
 	f.Blocks = Blocks{Operations: n * f.Operations, Blocks: blocks(n, n*f.Operations), OneByOne: blocks(n, n*f.OneByOne.Operations)}
-	f.Blocks.Megabytes = n * rows.Payloads * rows.BytesPerPayload / 1e6
+	f.Blocks.Megabytes = n * chosen.Payloads * chosen.BytesPerPayload / 1e6
 	f.Blocks.Cellular = max(f.Blocks.Blocks, int(math.Ceil(f.Blocks.Megabytes/BlockMegabytes)))
 	if o.Prices {
 		now, single := float64(f.Blocks.Blocks*BlockDollars), float64(f.Blocks.OneByOne*BlockDollars)
 		f.Blocks.Dollars, f.Blocks.DollarsOneByOne = &now, &single
 	}
 	return f, nil
+}
+
+// fill forecasts one format.
+func (x *Format) fill(c *config.Config, f *Forecast, perSecond, polls float64) error {
+	const seconds = Days * 24 * 3600
+	aged, err := simulate(c, x.Name, time.Duration(c.Publish.MaxAge))
+	if err != nil {
+		return err
+	}
+	full, err := simulate(c, x.Name, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	x.ReadingsPerPayload = aged.readings / aged.payloads
+	x.BytesPerPayload = aged.bytes / aged.payloads
+	x.Payloads = f.Readings / x.ReadingsPerPayload
+	x.Operations = x.Payloads * aged.cost / aged.payloads
+	x.ReadingsIfFull = full.readings / full.payloads
+	x.PayloadsIfFull = f.Readings / x.ReadingsIfFull
+	x.FullAfterS = x.ReadingsIfFull / perSecond
+	x.PayloadsByAge = min(seconds/x.MaxAgeS, polls) // each begins with a poll
+	x.LimitedBy = "age"
+	if aged.full*2 > aged.payloads {
+		x.LimitedBy = "full"
+	}
+	x.PercentOfSingle = 100 * x.Operations / f.OneByOne.Operations
+	return nil
 }
 
 func blocks(gateways, operations float64) int {
@@ -160,10 +175,10 @@ const (
 )
 
 // simulate polls the sensors and packs the polls until enough payloads have left.
-func simulate(c *config.Config, maxAge time.Duration) (tally, error) {
+func simulate(c *config.Config, format string, maxAge time.Duration) (tally, error) {
 	world := newWorld(c)
 	var t tally
-	rows, oldest := pack.NewRows(header(c), int(c.Publish.MaxBytes)), time.Duration(0)
+	rows, oldest := pack.New(format, header(c), int(c.Publish.MaxBytes)), time.Duration(0)
 	depart := func(full bool) {
 		size := rows.Size()
 		t.payloads++
@@ -173,7 +188,7 @@ func simulate(c *config.Config, maxAge time.Duration) (tally, error) {
 		t.readings += float64(rows.Len())
 		t.bytes += float64(size)
 		t.cost += float64(Cost(size))
-		rows = pack.NewRows(header(c), int(c.Publish.MaxBytes))
+		rows = pack.New(format, header(c), int(c.Publish.MaxBytes))
 	}
 	for range maxPolls {
 		at, p := world.next()
@@ -206,19 +221,19 @@ func simulate(c *config.Config, maxAge time.Duration) (tally, error) {
 }
 
 // pollOneByOne is the mean size of payloads that hold one reading each.
-func pollOneByOne(c *config.Config) (float64, error) {
+func pollOneByOne(c *config.Config) float64 {
 	world := newWorld(c)
 	n, bytes := 0, 0
 	for n < 1000 {
 		_, p := world.next()
 		for _, r := range p.Readings {
-			rows := pack.NewRows(header(c), math.MaxInt)
+			rows := pack.New(c.Publish.Format, header(c), math.MaxInt)
 			rows.Add(pack.Poll{Time: p.Time, Readings: []drivers.Reading{r}})
 			bytes += rows.Size()
 			n++
 		}
 	}
-	return float64(bytes) / float64(n), nil
+	return float64(bytes) / float64(n)
 }
 
 // world is the sensors of a configuration with made-up values.

@@ -3,6 +3,7 @@ package pack
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -26,7 +27,7 @@ const (
 type fault struct{ path, got, want string }
 
 func (f *fault) Error() string {
-	return fmt.Sprintf("pack: rows: %s: %s: want %s", f.path, f.got, f.want)
+	return fmt.Sprintf("%s: %s: want %s", f.path, f.got, f.want)
 }
 
 // refuse makes a fault of the value raw; nil is one that is missing.
@@ -107,23 +108,31 @@ func (l *list) next() []byte {
 
 // object returns the values of names, nil where one is absent; other and repeated names are refused.
 func object(raw []byte, names ...string) ([][]byte, *fault) {
+	return members(raw, func(string) bool { return false }, names...)
+}
+
+// members is object, but passes over other names that may be unknown.
+func members(raw []byte, unknown func(name string) bool, names ...string) ([][]byte, *fault) {
 	if len(raw) == 0 || raw[0] != '{' {
 		return nil, refuse(raw, "an object")
 	}
 	values := make([][]byte, len(names))
-	members := list{raw[1 : len(raw)-1]}
+	l := list{raw[1 : len(raw)-1]}
 next:
-	for key := members.next(); key != nil; key = members.next() {
+	for key := l.next(); key != nil; key = l.next() {
 		for i, name := range names {
 			if string(key[1:len(key)-1]) == name {
 				if values[i] != nil {
 					return nil, refuse(key, "it once").at(name)
 				}
-				values[i] = members.next()
+				values[i] = l.next()
 				continue next
 			}
 		}
-		return nil, (&fault{got: "unknown", want: "one of " + strings.Join(names, " ")}).at(refuse(key, "").got)
+		if !unknown(string(key[1 : len(key)-1])) {
+			return nil, (&fault{got: "unknown", want: "one of " + strings.Join(names, " ")}).at(refuse(key, "").got)
+		}
+		l.next()
 	}
 	return values, nil
 }
@@ -177,17 +186,26 @@ func isNull(raw []byte) bool { return len(raw) > 0 && raw[0] == 'n' }
 
 const wantTime = "Unix ms, of the years 0 to 9999"
 
-func decodeRows(payload []byte) (Payload, error) {
+// jsonText checks that a payload is JSON, and cuts the blanks at its ends.
+func jsonText(payload []byte) ([]byte, error) {
 	if !utf8.Valid(payload) {
-		return Payload{}, fmt.Errorf("pack: rows: not UTF-8")
+		return nil, errors.New("not UTF-8")
 	}
 	if !json.Valid(payload) {
 		var why json.RawMessage
-		return Payload{}, fmt.Errorf("pack: rows: not JSON: %w", json.Unmarshal(payload, &why))
+		return nil, fmt.Errorf("not JSON: %w", json.Unmarshal(payload, &why))
 	}
-	p, f := rows(bytes.TrimRight(payload, " \t\r\n"))
+	return bytes.TrimSpace(payload), nil
+}
+
+func decodeRows(payload []byte) (Payload, error) {
+	payload, err := jsonText(payload)
+	if err != nil {
+		return Payload{}, fmt.Errorf("pack: rows: %w", err)
+	}
+	p, f := rows(payload)
 	if f != nil {
-		return Payload{}, f
+		return Payload{}, fmt.Errorf("pack: rows: %w", f)
 	}
 	return p, nil
 }

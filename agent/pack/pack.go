@@ -3,7 +3,7 @@
 // It promises that a payload is never larger than its limit, is filled up to it rather
 // than stopped at a guess, stands alone, and is the same bytes for the same
 // readings; and that decoding refuses, in bounded time and memory, whatever it does
-// not know. A payload's first byte tells its format: `{` is rows, the one of this release.
+// not know. A payload's first byte tells its format: `{` is rows, `[` senml.
 //
 // It loses nothing: values, times (to the millisecond), units and qualities come back as they went in.
 package pack
@@ -41,6 +41,34 @@ type Gap struct {
 	MaybeDelivered bool    `json:"maybe_delivered,omitempty"` // it was tried and no answer came
 }
 
+// Writer fills one payload.
+type Writer interface {
+	Add(Poll) bool    // takes a whole poll; false: it does not fit, and nothing has changed
+	AddPart(Poll) int // takes as many of a poll's readings as fit, and returns how many: for one too large for a payload of its own
+	AddGap(Gap) bool  // takes a gap record; false: it does not fit, and nothing has changed
+	Full() bool       // no poll fits any more, however short; a hint
+	Len() int         // readings so far
+	Size() int        // bytes so far, exactly
+	Bytes() []byte    // the payload
+}
+
+// The formats, as `publish.format` has them.
+const (
+	FormatRows  = "rows"
+	FormatSenML = "senml"
+)
+
+// Formats are those that this release writes.
+var Formats = []string{FormatRows, FormatSenML}
+
+// New begins a payload of at most max bytes; a format that is not one of [Formats] is rows.
+func New(format string, h Header, max int) Writer {
+	if format == FormatSenML {
+		return NewSenML(h, max)
+	}
+	return NewRows(h, max)
+}
+
 // Payload is what a payload holds.
 type Payload struct {
 	Header
@@ -68,10 +96,12 @@ func Decode(payload []byte) (Payload, error) {
 		return Payload{}, fmt.Errorf("pack: payload of %d bytes: want at most %d", len(payload), MaxPayload)
 	case len(payload) > 0 && payload[0] == '{':
 		return decodeRows(payload)
+	case len(payload) > 0 && payload[0] == '[':
+		return decodeSenML(payload)
 	case len(payload) == 0:
 		return Payload{}, fmt.Errorf("pack: empty payload")
 	}
-	return Payload{}, fmt.Errorf("pack: first byte %q: want { (format rows)", payload[0])
+	return Payload{}, fmt.Errorf("pack: first byte %q: want { (format rows) or [ (senml)", payload[0])
 }
 
 // TimeLayout is how times are printed: RFC 3339, UTC, milliseconds.

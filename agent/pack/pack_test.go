@@ -178,7 +178,7 @@ func TestDecodeRefuses(t *testing.T) {
 	require.NoError(t, err)
 	for _, tc := range []struct{ old, new, says string }{
 		{good, "", "empty payload"},
-		{"{", "[", "first byte"},
+		{"{", "x", "first byte"},
 		{"}", "", "not JSON"},
 		{`"gw":"g"`, `"gw":""`, `gw: "": want`},
 		{`"gw":"g"`, `"gw":7`, `gw: 7: want`},
@@ -338,6 +338,9 @@ func FuzzDecode(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 0 && data[0] == '[' {
+			return // FuzzSenML's
+		}
 		p, err := Decode(data)
 		if err != nil {
 			require.Less(t, len(err.Error()), 300)

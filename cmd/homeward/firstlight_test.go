@@ -15,12 +15,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"homeward/agent/cloud/cloudtest"
+	"homeward/agent/pack"
 	"homeward/agent/status"
 )
 
 // TestFirstLight is the whole way with tools that others wrote at both ends: Debian's pymodbus slave behind socat's pair of
 // pseudo-terminals, the gateway, Debian's Mosquitto, mosquitto_sub, and homeward decode.
 func TestFirstLight(t *testing.T) {
+	for _, format := range pack.Formats {
+		t.Run(format, func(t *testing.T) { firstLight(t, format) })
+	}
+}
+
+func firstLight(t *testing.T, format string) {
 	if testing.Short() {
 		t.Skip("short: end to end, with real processes")
 	}
@@ -69,7 +76,7 @@ func TestFirstLight(t *testing.T) {
 	require.NoError(t, pipe.Close())
 	require.NoError(t, into.Close())
 
-	s := &site{t: t, dir: dir, every: "1s", extra: "publish: {max_age: 2s}\n"}
+	s := &site{t: t, dir: dir, every: "1s", extra: "publish: {max_age: 2s, format: " + format + "}\n"}
 	s.log, err = os.Create(filepath.Join(dir, "log"))
 	require.NoError(t, err)
 	t.Cleanup(func() { s.kill(); _ = s.log.Close() })
