@@ -68,6 +68,12 @@ func Open(ctx context.Context, bus drivers.Bus) (*Handle, error) {
 			return nil, err
 		}
 		return &Handle{Port: p, close: p.Close}, nil
+	case bus.Kind == drivers.TCP:
+		p, err := OpenTCP(ctx, bus.Name)
+		if err != nil {
+			return nil, err
+		}
+		return &Handle{Port: p, close: p.Close}, nil
 	case simulated:
 		o, err := sim.Open(ctx, bus)
 		if err != nil {
