@@ -79,7 +79,7 @@ func TestLines(t *testing.T) {
 // TestNMEASentences: what is said parses with a library that others wrote, and means what is told.
 func TestNMEASentences(t *testing.T) {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
-	values := map[string]Value{"latitude": Constant(-33.8523456), "longitude": Constant(-0.01), "wind-speed": Constant(5.125), "depth": Constant(3.456),
+	values := map[string]Value{"latitude": Constant(-33.8523456), "longitude": Constant(-0.01), "wind-speed": Constant(5.126), "depth": Constant(3.456),
 		"heading": Constant(359.94), "water-temperature": Constant(-1.25), "air-temperature": Constant(20)}
 	served := map[string]float64{}
 	w := &World{Now: func() time.Time { return at }}
@@ -107,7 +107,7 @@ func TestNMEASentences(t *testing.T) {
 	require.InDelta(t, 3.46, served["depth"], 1e-9)
 
 	void := NewNMEA(w, "gps", time.Second, map[string]Value{"quality": Constant(0), "satellites": Constant(2)}).burst(at)
-	require.Equal(t, "$GNRMC,050607.00,V,,,,,,,040326,,,N*65\r\n", void[0].text)
+	require.Equal(t, "$GNRMC,050607.00,V,,,,,,,040326,,,N*64\r\n", void[0].text)
 	require.Equal(t, []printed{{"quality", 0}, {"satellites", 2}}, void[1].values)
 }
 
