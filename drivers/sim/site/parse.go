@@ -159,7 +159,7 @@ func Parse(name string, data []byte) (*Site, error) { return parseSite(name, dat
 
 func parseSite(name string, data []byte, open func(string) (io.ReadCloser, error)) (*Site, error) {
 	p := &parse{
-		reader: reader{file: name}, dir: filepath.Dir(name), open: open, traces: map[string]traceFile{}, names: map[string]target{},
+		reader: reader{file: name, said: map[string]bool{}}, dir: filepath.Dir(name), open: open, traces: map[string]traceFile{}, names: map[string]target{},
 		site: &Site{File: name},
 	}
 	if root := p.reader.parse(data); root.given() {
@@ -456,7 +456,8 @@ func (c *register) fits(x node) {
 			x.wrong(fmt.Sprintf("from %g to %g", c.wave.low, c.wave.high), "0 to 1: what is at least 0.5 is 1")
 		}
 	default:
-		a, b := low*c.scale+c.offset, high*c.scale+c.offset
+		bound := func(raw float64) float64 { return scaled(strconv.FormatFloat(raw, 'g', -1, 64), c.scale, c.offset) }
+		a, b := bound(low), bound(high)
 		if a, b = min(a, b), max(a, b); c.wave.low < a || c.wave.high > b {
 			x.wrong(fmt.Sprintf("from %g to %g", c.wave.low, c.wave.high), "%g to %g, which is what %s holds with scale %g and offset %g", a, b, c.kind, c.scale, c.offset)
 		}
@@ -638,7 +639,7 @@ func (p *parse) inputs(f fields, c *chip) {
 		numbers[i.number] = x.line
 		n := len(p.problems)
 		v := f.at("value")
-		if i.wave = p.wave(v); len(p.problems) == n && i.wave.kind != "counter" && (i.wave.low < 0 || i.wave.high > c.vref) {
+		if i.wave = p.wave(v); len(p.problems) == n && c.vref > 0 && i.wave.kind != "counter" && (i.wave.low < 0 || i.wave.high > c.vref) {
 			v.wrong(fmt.Sprintf("from %g to %g", i.wave.low, i.wave.high), "0 to %g V, the reference voltage", c.vref)
 		}
 		c.inputs = append(c.inputs, i)

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -27,6 +28,17 @@ const (
 
 // wave reads a constant, or one of the forms.
 func (p *parse) wave(x node) wave {
+	w := p.form(x)
+	if math.Abs(w.low) > maxValue || math.Abs(w.high) > maxValue {
+		x.wrong(fmt.Sprintf("from %g to %g", w.low, w.high), "values within ±%g", maxValue)
+	}
+	return w
+}
+
+// maxValue keeps what is computed from values finite.
+const maxValue = 1e300
+
+func (p *parse) form(x node) wave {
 	const want = "a number, {sine: {mean, amplitude, period}}, {sawtooth: {low, high, period}}, {counter: STEP} or {trace: {file, channel}}"
 	if _, kind := scalar(x.n); kind != "mapping" {
 		if kind != "number" {

@@ -33,6 +33,7 @@ const (
 type reader struct {
 	file     string
 	problems Problems
+	said     map[string]bool // paths that have a problem: what is wrong for another reason as well can wait
 }
 
 // node is a place in the document.
@@ -51,6 +52,12 @@ func (x node) bad(want string, args ...any) { x.wrong(x.shown(), want, args...) 
 func (x node) wrong(what, want string, args ...any) {
 	if len(args) > 0 {
 		want = fmt.Sprintf(want, args...)
+	}
+	if x.r.said[x.path] {
+		return
+	}
+	if x.path != "" {
+		x.r.said[x.path] = true
 	}
 	x.r.problems = append(x.r.problems, Problem{x.r.file, x.line, x.column, x.path, what, want})
 }
@@ -428,7 +435,7 @@ func (x node) whole(def, low, high int) int {
 	leading := len(plain) > 1 && plain[0] == '0' && plain[1] <= '9' // octal, or not?
 	if kind != "number" || err != nil || leading || v < int64(low) || v > int64(high) {
 		x.bad("a whole number from %d to %d", low, high)
-		return low
+		return low - 1
 	}
 	return int(v)
 }
