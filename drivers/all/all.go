@@ -6,6 +6,7 @@ import (
 	"homeward/drivers/bme280"
 	"homeward/drivers/mcp3008"
 	"homeward/drivers/modbus"
+	"homeward/drivers/tmp102"
 )
 
 // Factories are the drivers that this program knows.
@@ -13,4 +14,5 @@ var Factories = []drivers.Factory{
 	bme280.Factory,
 	mcp3008.Factory,
 	modbus.Factory,
+	tmp102.Factory,
 }

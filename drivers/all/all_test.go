@@ -30,5 +30,6 @@ func TestFactories(t *testing.T) {
 		"bme280": "bme280", "bmp280": "bme280",
 		"mcp3008": "mcp3008", "mcp3208": "mcp3008",
 		"modbus": "modbus",
+		"tmp102": "tmp102", "lm75": "tmp102",
 	}, taken)
 }

@@ -32,7 +32,7 @@ func Bench(t *testing.T, addr uint16, chips func(w *sim.World) (one, other sim.I
 	}
 }
 
-// Read checks o, opens it and reads n times, in virtual time, and gives the last readings.
+// Read checks o, opens it and reads n times, in virtual time, until one fails, and gives all readings.
 func Read(t *testing.T, o drivers.Options, n int, env func(t *testing.T) drivers.Env) (got []drivers.Reading, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -44,7 +44,11 @@ func Read(t *testing.T, o drivers.Options, n int, env func(t *testing.T) drivers
 			return
 		}
 		for range n {
-			got, err = s.Read(t.Context())
+			var r []drivers.Reading
+			r, err = s.Read(t.Context())
+			if got = append(got, r...); err != nil {
+				return
+			}
 		}
 	})
 	return got, err
