@@ -26,7 +26,7 @@ import (
 // mapping; neither may be left to whoever wrote the file.
 const (
 	maxBytes  = 1 << 20
-	maxTokens = 100_000
+	maxTokens = 500_000
 	maxFlow   = 16 // nested [ and {
 	maxKeys   = 1000
 	maxColumn = 512 // of what begins a list item or ends a key outside of [ and {: bounds the nesting of blocks

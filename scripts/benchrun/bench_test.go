@@ -99,15 +99,21 @@ func start(b *testing.B, name string, registers int, every, home string) *gatewa
 		}
 	}
 	c.WriteString("publish: {max_age: 10s}\nbuffer: {keep_free: 0}\n")
+	g.run(b, c.String())
+	return g
+}
+
+// run starts the program with a configuration.
+func (g *gateway) run(b *testing.B, text string) {
+	b.Helper()
 	config := filepath.Join(g.dir, "homeward.yaml")
-	require.NoError(b, os.WriteFile(config, []byte(c.String()), 0o600))
+	require.NoError(b, os.WriteFile(config, []byte(text), 0o600))
 	g.cmd = exec.Command(program(b), "run", "--config", config)
 	g.cmd.Stdout, g.cmd.Stderr = &g.log, &g.log
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	g.begun = time.Now()
 	require.NoError(b, g.cmd.Start())
 	b.Cleanup(func() { g.stop(b) })
-	return g
 }
 
 // stop is SIGTERM and the wait for its end; a second one does nothing.
@@ -274,6 +280,95 @@ func BenchmarkFast(b *testing.B) {
 		g.stop(b)
 	}
 	b.ReportMetric(0, "ns/op")
+}
+
+// The size of BenchmarkMany: units on each of the lines, and the channels of all of them.
+const (
+	manyLines    = 16
+	manyUnits    = 4
+	manyChannels = 10_000
+)
+
+// BenchmarkMany reads 10,000 registers of 64 Modbus units on 16 lines of 115,200 baud, every 10 s and, in another gateway
+// after it, every second: memory, processor time and missed ticks as they grow. HOMEWARD_BENCH_MANY_SECONDS
+// (default 300) is the length of each.
+func BenchmarkMany(b *testing.B) {
+	program(b)
+	length := seconds(b, "HOMEWARD_BENCH_MANY_SECONDS", 300)
+	home := cloudtest.StartMosquitto(b, cloudtest.MosquittoOptions{})
+	for range b.N {
+		for _, every := range []string{"10s", "1s"} {
+			many(b, home.URL, every, length)
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+func many(b *testing.B, home, every string, length time.Duration) {
+	g := &gateway{name: "many-" + every, dir: b.TempDir()}
+	var c strings.Builder
+	fmt.Fprintf(&c, "gateway: many\nstate: %s/state\nhome: {cloud: mqtt, organization: acme, project: bench, product: p, url: %q}\n", g.dir, home)
+	c.WriteString("publish: {max_age: 10s, max_bytes: 64KB}\nbuffer: {keep_free: 0, max_bytes: 2GB}\nsensors:\n")
+	line, err := drivers.ParseLine("115200-8N1")
+	require.NoError(b, err)
+	channels := 0
+	for l := range manyLines {
+		slave := new(sim.Modbus)
+		for u := range manyUnits {
+			sensor := l*manyUnits + u
+			n := manyChannels / (manyLines * manyUnits)
+			if sensor < manyChannels%(manyLines*manyUnits) {
+				n++
+			}
+			regs, poll := new(sim.ModbusMap), 0
+			regs.SetFunc(sim.Holding, 0, n, func() []uint16 {
+				poll++
+				values := make([]uint16, n)
+				for i := range values {
+					values[i] = uint16(200 + (poll+7*i+sensor)%50)
+				}
+				return values
+			})
+			slave.AddSlave(byte(u+1), regs)
+			fmt.Fprintf(&c, "  - {name: unit-%d, driver: modbus, port: %s/port-%d, line: 115200-8N1, unit_id: %d, every: %s, timeout: 500ms, channels: [", sensor, g.dir, l, u+1, every)
+			for i := range n {
+				fmt.Fprintf(&c, "{name: r%d, register: holding, address: %d, type: int16, scale: 0.1, unit: Cel}, ", i, i)
+			}
+			c.WriteString("]}\n")
+			channels += n
+		}
+		s, err := sim.NewSerialLine(filepath.Join(g.dir, fmt.Sprintf("port-%d", l)), line, slave, nil)
+		require.NoError(b, err)
+		defer s.Close()
+	}
+	require.Equal(b, manyChannels, channels)
+	g.run(b, c.String())
+	defer g.stop(b)
+	begin, tells := time.Now(), 5
+	var used time.Duration
+	var since time.Time
+	for i := range tells {
+		time.Sleep(time.Until(begin.Add(length * time.Duration(i+1) / time.Duration(tells))))
+		m, s := g.memory(b), g.status(b)
+		readings, missed, errs := uint64(0), uint64(0), uint64(0)
+		for _, x := range s.Sensors {
+			readings, missed, errs = readings+x.Readings, missed+x.Missed, errs+x.Errors
+		}
+		b.Logf("every %-4s after %4.0f s: VmRSS %6.2f MB = RssAnon %6.2f + RssFile %5.2f, at most %6.2f; %9d readings, %d missed ticks, %d errors; buffer %d bytes, %d pending, %d payloads",
+			every, time.Since(begin).Seconds(), m["VmRSS"], m["RssAnon"], m["RssFile"], m["VmHWM"], readings, missed, errs, s.Buffer.Bytes, s.Buffer.Pending, s.Publish.Payloads)
+		if i == 0 {
+			used, since = g.cpu(b), time.Now()
+			continue
+		}
+		if i == tells-1 {
+			share := (g.cpu(b) - used).Seconds() / time.Since(since).Seconds()
+			b.Logf("every %-4s processor %.1f %% of one core", every, 100*share)
+			b.ReportMetric(m["VmRSS"], "every-"+every+"-MB")
+			b.ReportMetric(m["RssAnon"], "every-"+every+"-anon-MB")
+			b.ReportMetric(100*share, "every-"+every+"-cpu-%")
+			b.ReportMetric(float64(missed), "every-"+every+"-missed")
+		}
+	}
 }
 
 // BenchmarkStart says how long after the start of the process the slave is asked for the first time, with a new state
