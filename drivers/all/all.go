@@ -5,6 +5,7 @@ import (
 	"homeward/drivers"
 	"homeward/drivers/bme280"
 	"homeward/drivers/mcp3008"
+	"homeward/drivers/mcp9808"
 	"homeward/drivers/modbus"
 	"homeward/drivers/tmp102"
 )
@@ -13,6 +14,7 @@ import (
 var Factories = []drivers.Factory{
 	bme280.Factory,
 	mcp3008.Factory,
+	mcp9808.Factory,
 	modbus.Factory,
 	tmp102.Factory,
 }

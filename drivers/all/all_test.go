@@ -31,5 +31,6 @@ func TestFactories(t *testing.T) {
 		"mcp3008": "mcp3008", "mcp3208": "mcp3008",
 		"modbus": "modbus",
 		"tmp102": "tmp102", "lm75": "tmp102",
+		"mcp9808": "mcp9808",
 	}, taken)
 }

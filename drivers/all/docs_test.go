@@ -1,45 +1,56 @@
 package all
 
 import (
+	"encoding/json"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
-	"slices"
 	"testing"
 
-	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
-
-	"homeward/drivers"
 )
 
-// TestDocumentedExamples: what docs/instruments.md and docs/modbus.md show can be configured as shown.
-func TestDocumentedExamples(t *testing.T) {
-	shown := map[string]bool{}
-	for _, doc := range []string{"../../docs/instruments.md", "../../docs/modbus.md"} {
-		text, err := os.ReadFile(doc)
-		require.NoError(t, err)
-		for _, block := range regexp.MustCompile("(?s)```yaml\n(?:sensors:\n)?(.*?)```").FindAllSubmatch(text, -1) {
-			var sensors []map[string]any
-			require.NoError(t, yaml.Unmarshal(block[1], &sensors), doc)
-			for _, s := range sensors {
-				name := s["driver"].(string)
-				shown[name] = true
-				i := slices.IndexFunc(Factories, func(f drivers.Factory) bool { return f.Name == name || slices.Contains(f.Aliases, name) })
-				require.GreaterOrEqual(t, i, 0, name)
-				for _, common := range []string{"name", "driver", "every", "timeout", "deadband", "on_change", "min", "max", "disabled"} {
-					delete(s, common)
-				}
-				own, err := yaml.Marshal(s)
-				require.NoError(t, err)
-				o := Factories[i].New(name)
-				require.NoError(t, yaml.UnmarshalWithOptions(own, o, yaml.Strict()), "%s: %s", doc, own)
-				require.Empty(t, o.Check(), "%s: %s", doc, own)
-			}
-		}
-	}
+const guide = "../../docs/drivers.md"
+
+// TestGuideTable: each driver has its row.
+func TestGuideTable(t *testing.T) {
+	text, err := os.ReadFile(guide)
+	require.NoError(t, err)
 	for _, f := range Factories {
 		for _, name := range append([]string{f.Name}, f.Aliases...) {
-			require.True(t, shown[name], "no example of driver: %s", name)
+			require.Regexp(t, "(?m)^\\|[^|]*`"+name+"`[^|]*\\|", string(text), "%s has no row in %s", name, guide)
 		}
 	}
+}
+
+// TestGuideExample: the example of docs/drivers.md is compiled as it stands, and its test passes.
+func TestGuideExample(t *testing.T) {
+	text, err := os.ReadFile(guide)
+	require.NoError(t, err)
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(text, -1)
+	require.Len(t, blocks, 2, "the driver and its test")
+	dir := t.TempDir()
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	for i, name := range []string{"tmp117.go", "tmp117_test.go"} {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, blocks[i][1], 0o600))
+		overlay.Replace[filepath.Join(root, "drivers/tmp117", name)] = path
+	}
+	list, err := json.Marshal(overlay)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "overlay.json"), list, 0o600))
+	// vet comes with test; gofmt says whether it may be copied as it is.
+	out, err := exec.Command("gofmt", "-l", filepath.Join(dir, "tmp117.go"), filepath.Join(dir, "tmp117_test.go")).CombinedOutput()
+	require.NoError(t, err)
+	require.Empty(t, string(out), "gofmt would change it")
+	cmd := exec.Command("go", "test", "-v", "-overlay", filepath.Join(dir, "overlay.json"), "./drivers/tmp117")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
+	out, err = cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "--- PASS: TestConformance/another_instrument_is_refused")
+	require.Contains(t, string(out), "--- PASS: TestTable")
 }
