@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,7 +44,38 @@ func TestInterop(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", line)
 
-	o := &Options{Port: ours, UnitID: ptr(7), Chans: []Channel{
+	port, err := hostbus.OpenSerial(ours, drivers.Line{Baud: 19200, DataBits: 8, Parity: 'E', StopBits: 1})
+	require.NoError(t, err)
+	defer port.Close()
+	interoperate(t, &Options{Port: ours}, port)
+}
+
+// TestInteropTCP reads pymodbus over TCP.
+func TestInteropTCP(t *testing.T) {
+	if exec.Command("/usr/bin/python3", "-c", "import pymodbus").Run() != nil {
+		const need = "apt-get install python3-pymodbus"
+		if os.Getenv("CI") != "" {
+			t.Fatal(need)
+		}
+		t.Skip(need)
+	}
+	slave := exec.Command("/usr/bin/python3", "testdata/slave.py", "127.0.0.1:0", "--tcp", "--units", "1,7")
+	out, err := slave.StdoutPipe()
+	require.NoError(t, err)
+	start(t, slave)
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	number, ok := strings.CutPrefix(strings.TrimSpace(line), "ready ")
+	require.True(t, ok, line)
+	url := "tcp://127.0.0.1:" + number
+	port, err := hostbus.OpenTCP(t.Context(), url)
+	require.NoError(t, err)
+	defer port.Close()
+	interoperate(t, &Options{URL: url}, port)
+}
+
+func interoperate(t *testing.T, o *Options, port drivers.Port) {
+	o.UnitID, o.Chans = ptr(7), []Channel{
 		channel("h0", "holding", 0, "uint16"),
 		channel("h5", "holding", 5, "int16"),
 		channel("h180", "holding", 180, "uint16"),
@@ -52,12 +84,9 @@ func TestInterop(t *testing.T) {
 		channel("c0", "coil", 0, ""), channel("c1", "coil", 1, ""), channel("c9", "coil", 9, ""),
 		channel("d0", "discrete", 0, ""), channel("d7", "discrete", 7, ""),
 		channel("missing", "holding", 5000, "uint16"),
-	}}
+	}
 	o.Chans[1].Scale = ptr(0.1)
 	require.Empty(t, o.Check())
-	port, err := hostbus.OpenSerial(ours, o.Bus().Line)
-	require.NoError(t, err)
-	defer port.Close()
 	s, err := o.Open(context.Background(), drivers.Env{Port: port, Timeout: 5 * time.Second, Shared: new(drivers.Shared)})
 	require.NoError(t, err)
 	defer s.Close()

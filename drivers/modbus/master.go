@@ -238,9 +238,13 @@ func (m *master) drop(buf []byte, n int) []byte {
 
 // read is the port's Read until an instant, in slices that let ctx be noticed.
 func (m *master) read(ctx context.Context, p []byte, until time.Time) (int, error) {
-	for left := until.Sub(m.now()); ; {
+	return readUntil(ctx, m.port, m.now, p, until)
+}
+
+func readUntil(ctx context.Context, port drivers.Port, now func() time.Time, p []byte, until time.Time) (int, error) {
+	for left := until.Sub(now()); ; {
 		wait := min(max(left, 0), slice)
-		n, err := m.port.Read(p, wait)
+		n, err := port.Read(p, wait)
 		if !errors.Is(err, drivers.ErrTimeout) {
 			return n, err
 		}

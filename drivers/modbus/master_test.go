@@ -66,7 +66,7 @@ func TestReplies(t *testing.T) {
 					w.deliver(end.Add(p.after), p.b)
 				}
 			}
-			require.NoError(t, s.master.silence(context.Background(), s.timing))
+			require.NoError(t, s.master.(*master).silence(context.Background(), s.timing))
 			begin := w.t
 			v, err := readOne(s)
 			if c.want == nil {

@@ -1,4 +1,4 @@
-// Package modbus reads instruments that speak Modbus RTU on a serial line.
+// Package modbus reads instruments that speak Modbus, RTU on a serial line or TCP.
 //
 // What it promises: a value is the one that the unit held for the asked register
 // at the time of the reading, or there is an error. A reply counts only if unit, function, byte
@@ -6,15 +6,17 @@
 // again while its reply may still come ([Options].Late), and the line is drained and
 // silent before each request. A refused, damaged or unusable value costs its own channels
 // only; after a time-out the poll ends, so that a silent unit costs
-// its neighbours on the line one time-out.
+// its neighbours on the line one time-out. Over TCP a reply is known by its transaction id, so nothing has to be
+// held back; a connection whose frames can no longer be told apart is closed and made anew.
 //
 // What it cannot know: RTU replies carry no transaction id. One that arrives later than
 // Late after its time-out, and while the same unit is asked for as many registers of
 // the same kind, is indistinguishable from the right one; docs/modbus.md says how to
 // choose Late.
 //
-// Sources: "MODBUS Application Protocol Specification V1.1b3" and "MODBUS over Serial
-// Line Specification and Implementation Guide V1.02", both modbus.org.
+// Sources: "MODBUS Application Protocol Specification V1.1b3", "MODBUS over Serial
+// Line Specification and Implementation Guide V1.02" and "MODBUS Messaging on TCP/IP Implementation
+// Guide V1.0b", all modbus.org.
 package modbus
 
 import (
@@ -29,9 +31,9 @@ import (
 	"homeward/drivers"
 )
 
-// Sensor is one unit on a line.
+// Sensor is one unit on a line, or behind a connection.
 type Sensor struct {
-	master *master
+	master asker
 	unit   byte
 	timing timing
 	points []point // in the order of the channels
@@ -55,7 +57,7 @@ func (s *Sensor) Read(ctx context.Context) ([]drivers.Reading, error) {
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("unit %d: %v (%s): %w", s.unit, b, s.names(b), err))
-			if errors.Is(err, drivers.ErrRefuse) || errors.Is(err, drivers.ErrCheck) && !errors.Is(err, drivers.ErrTimeout) {
+			if !errors.Is(err, drivers.ErrGone) && (errors.Is(err, drivers.ErrRefuse) || errors.Is(err, drivers.ErrCheck) && !errors.Is(err, drivers.ErrTimeout)) {
 				continue
 			}
 			// A unit may be mute about one block alone: the others come first next time.

@@ -14,7 +14,7 @@ import (
 // Factory is the driver as the list of drivers names it.
 var Factory = drivers.Factory{
 	Name:    "modbus",
-	Summary: "Modbus RTU over a serial port: registers, coils and discrete inputs of one unit",
+	Summary: "Modbus RTU over a serial port, or Modbus TCP: registers, coils and discrete inputs of one unit",
 	New:     func(string) drivers.Options { return &Options{} },
 }
 
@@ -31,9 +31,10 @@ const bitsPerRegister = 16
 
 // Options is the configuration of one Modbus unit.
 type Options struct {
-	Port       string        `yaml:"port" doc:"serial port, by a name that stays: /dev/serial/by-path/… or by-id/…"`
+	Port       string        `yaml:"port,omitempty" doc:"serial port, by a name that stays: /dev/serial/by-path/… or by-id/…"`
+	URL        string        `yaml:"url,omitempty" doc:"instead of port: Modbus TCP, tcp://host:port; default port 502"`
 	Line       string        `yaml:"line,omitempty" doc:"line setting BAUD-DATABITS PARITY STOPBITS, default 19200-8E1"`
-	UnitID     *int          `yaml:"unit_id" doc:"the unit's address on the line, 1 to 247"`
+	UnitID     *int          `yaml:"unit_id" doc:"the unit's address on the line, 1 to 247; over TCP 0 to 255, often 1 or 255 for a device that is no gateway"`
 	Late       time.Duration `yaml:"late,omitempty" doc:"after a time-out the unit is not asked again for this long, since its reply may still come; default twice the time-out"`
 	Turnaround time.Duration `yaml:"turnaround,omitempty" doc:"pause between requests, default (and at least) 3.5 characters"`
 	MaxGap     *int          `yaml:"max_gap,omitempty" doc:"unwanted registers that may be read to join two requests, default 8"`
@@ -42,6 +43,7 @@ type Options struct {
 	Chans      []Channel     `yaml:"channels" doc:"what to read"`
 
 	line drivers.Line
+	url  string // with its port
 }
 
 // Channel is one quantity of a unit.
@@ -83,21 +85,26 @@ func (o *Options) Check() []drivers.Fault {
 			fault(path, *v, fmt.Sprintf("%d to %d", low, high))
 		}
 	}
-	if o.Port == "" {
-		fault("port", nil, "the serial port, such as /dev/serial/by-path/…")
+	if o.URL != "" {
+		o.checkTCP(fault)
+		within("unit_id", o.UnitID, 0, maxTCPUnit, true)
+	} else {
+		if o.Port == "" {
+			fault("port", nil, "the serial port, such as /dev/serial/by-path/…, or url: tcp://host:502")
+		}
+		if o.Line == "" {
+			o.Line = DefaultLine
+		}
+		line, err := drivers.ParseLine(o.Line)
+		switch {
+		case err != nil:
+			fault("line", o.Line, "baud rate, data bits, parity and stop bits, such as 19200-8E1 or 9600-8N1")
+		case line.DataBits != 8:
+			fault("line", o.Line, "8 data bits: RTU frames are bytes")
+		}
+		o.line = line
+		within("unit_id", o.UnitID, 1, maxUnit, true)
 	}
-	if o.Line == "" {
-		o.Line = DefaultLine
-	}
-	line, err := drivers.ParseLine(o.Line)
-	switch {
-	case err != nil:
-		fault("line", o.Line, "baud rate, data bits, parity and stop bits, such as 19200-8E1 or 9600-8N1")
-	case line.DataBits != 8:
-		fault("line", o.Line, "8 data bits: RTU frames are bytes")
-	}
-	o.line = line
-	within("unit_id", o.UnitID, 1, maxUnit, true)
 	if o.Late < 0 || o.Late > time.Hour {
 		fault("late", o.Late, "0 (twice the time-out) to 1h")
 	}
@@ -121,6 +128,31 @@ func (o *Options) Check() []drivers.Fault {
 		}, *o.MaxCount)
 	}
 	return faults
+}
+
+// checkTCP checks url, and refuses what only a line has.
+func (o *Options) checkTCP(fault func(path string, bad any, want string)) {
+	url, ok := parseURL(o.URL)
+	if !ok {
+		fault("url", o.URL, "tcp://host or tcp://host:port")
+	}
+	o.url = url
+	const only = "nothing: with url there is no serial line"
+	if o.Port != "" {
+		fault("port", o.Port, "either port or url")
+	}
+	if o.Line != "" {
+		fault("line", o.Line, only)
+	}
+	if o.Late != 0 {
+		fault("late", o.Late, only+", and late replies are known by their transaction ids")
+	}
+	if o.Turnaround != 0 {
+		fault("turnaround", o.Turnaround, only)
+	}
+	if o.Echo {
+		fault("echo", o.Echo, only)
+	}
 }
 
 func (c *Channel) check(fault func(key string, bad any, want string), maxCount int) {
@@ -205,6 +237,9 @@ func ptr[T any](v T) *T { return &v }
 
 // Bus implements [drivers.Options].
 func (o *Options) Bus() drivers.Bus {
+	if o.URL != "" {
+		return drivers.Bus{Kind: drivers.TCP, Name: o.url}
+	}
 	return drivers.Bus{Kind: drivers.Serial, Name: o.Port, Line: o.line}
 }
 
@@ -220,7 +255,7 @@ func (o *Options) Channels() []drivers.Channel {
 	return list
 }
 
-// masterKey is where the port's sensors find their common master.
+// masterKey is where the sensors of a port or connection find their common master.
 type masterKey struct{}
 
 // Open implements [drivers.Options]. Modbus has no identity to ask for that all units
@@ -235,7 +270,12 @@ func (o *Options) open(env drivers.Env, now func() time.Time) (*Sensor, error) {
 		return nil, fmt.Errorf("modbus: %w: %s: %v, want %s", drivers.ErrWrong, f.Path, f.Bad, f.Want)
 	}
 	s := &Sensor{
-		master: env.Shared.Load(masterKey{}, func() any { return newMaster(env.Port, env.Log, now) }).(*master),
+		master: env.Shared.Load(masterKey{}, func() any {
+			if o.URL != "" {
+				return newTCPMaster(env.Port, env.Log, now)
+			}
+			return newMaster(env.Port, env.Log, now)
+		}).(asker),
 		unit:   byte(*o.UnitID),
 		timing: timing{timeout: env.Timeout, late: o.Late, turnaround: o.Turnaround, echo: o.Echo},
 	}

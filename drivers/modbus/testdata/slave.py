@@ -1,19 +1,20 @@
 #!/usr/bin/python3
-"""A Modbus RTU slave made of Debian's python3-pymodbus, to check Homeward against.
+"""A Modbus slave, RTU or TCP, made of Debian's python3-pymodbus, to check Homeward against.
 
     slave.py PORT [--baud 19200] [--parity N] [--units 1] [--count 200]
+    slave.py 127.0.0.1:0 --tcp [--units 1] [--count 200]
 
 Every unit has `count` of each kind, from address 0: holding register i is 100+i, input
 register i is 1000+i, coil i is on where i is divisible by 3, discrete input i where i is
-odd. "ready" on stdout says that it serves.
+odd. "ready" on stdout, over TCP with the port, says that it serves.
 """
 import argparse
 import asyncio
 import sys
 
 from pymodbus.datastore import ModbusSequentialDataBlock, ModbusServerContext, ModbusSlaveContext
-from pymodbus.server.async_io import ModbusSerialServer
-from pymodbus.transaction import ModbusRtuFramer
+from pymodbus.server.async_io import ModbusSerialServer, ModbusTcpServer
+from pymodbus.transaction import ModbusRtuFramer, ModbusSocketFramer
 
 
 def unit(count):
@@ -30,12 +31,22 @@ def unit(count):
 async def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("port")
+    p.add_argument("--tcp", action="store_true", help="PORT is HOST:PORT, 0 for any")
     p.add_argument("--baud", type=int, default=19200)
     p.add_argument("--parity", choices="NEO", default="N", help="a pseudo-terminal takes N only")
     p.add_argument("--units", type=lambda s: [int(u) for u in s.split(",")], default=[1])
     p.add_argument("--count", type=int, default=200)
     a = p.parse_args()
     context = ModbusServerContext(slaves={u: unit(a.count) for u in a.units}, single=False)
+    if a.tcp:
+        host, port = a.port.rsplit(":", 1)
+        server = ModbusTcpServer(context, framer=ModbusSocketFramer, address=(host, int(port)),
+                                 ignore_missing_slaves=True)
+        serving = asyncio.create_task(server.serve_forever())
+        await server.serving
+        print("ready", server.server.sockets[0].getsockname()[1], flush=True)
+        await serving
+        return
     server = ModbusSerialServer(context, framer=ModbusRtuFramer, port=a.port, baudrate=a.baud,
                                 parity=a.parity, bytesize=8, stopbits=1, timeout=0.005,
                                 ignore_missing_slaves=True)
