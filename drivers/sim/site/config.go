@@ -31,6 +31,8 @@ func (r *Running) Config(state string, disabled bool) string {
 		switch s.kind {
 		case unit, tcpUnit:
 			r.modbusConfig(p, s)
+		case talkerKind:
+			r.talkerConfig(p, s)
 		case i2cChip, spiDevice:
 			r.chipConfig(p, s)
 		}
@@ -49,13 +51,26 @@ func (r *Running) Config(state string, disabled bool) string {
 	return b.String()
 }
 
-func (r *Running) modbusConfig(p func(string, ...any), s *sensor) {
-	if s.kind == tcpUnit {
-		p("    url: tcp://%s", r.doors[s.port.name].Addr())
+// portConfig names the port that a sensor sits at.
+func (r *Running) portConfig(p func(string, ...any), s *sensor) {
+	if d := r.doors[s.port.name]; d != nil {
+		p("    url: tcp://%s", d.Addr())
 	} else {
 		p("    port: %s%s  # or %s", sim.Prefix, s.port.name, r.lines[s.port.name].Link())
 		p("    line: %v", s.port.line)
 	}
+}
+
+func (r *Running) talkerConfig(p func(string, ...any), s *sensor) {
+	r.portConfig(p, s)
+	p("    channels:")
+	for _, c := range s.channels {
+		p("      - {name: %q, unit: %q}", c.name, c.unit)
+	}
+}
+
+func (r *Running) modbusConfig(p func(string, ...any), s *sensor) {
+	r.portConfig(p, s)
 	p("    unit_id: %d", s.unit.id)
 	if s.unit.holes() {
 		p("    max_gap: 0  # the unit refuses registers that it does not have")
@@ -90,6 +105,9 @@ func (r *Running) chipConfig(p func(string, ...any), s *sensor) {
 func (s *Site) sensorsOf(p *port) (all []*sensor) {
 	for _, u := range p.slaves {
 		all = append(all, u.sensor)
+	}
+	if p.talker != nil {
+		all = append(all, p.talker.sensor)
 	}
 	return all
 }

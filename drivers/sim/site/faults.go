@@ -34,18 +34,20 @@ type faultKind struct {
 
 var unitKinds = []kind{unit, serialPort, tcpUnit, tcpServer}
 
-var serialKinds = []kind{unit, serialPort}
+var talkerKinds = []kind{talkerKind, talkerPort, talkerTCP}
+
+var speakers = slices.Concat(unitKinds, talkerKinds)
 
 var faultKinds = []faultKind{
-	{"unplug", []kind{serialPort, tcpServer, i2cBusKind, i2cChip, spiDevice}, nil, nil},
-	{"rename", []kind{serialPort}, nil, nil},
-	{"silent", unitKinds, nil, func(_ fields, x *fault) { x.modbus.Silent = true }},
-	{"late", unitKinds, []string{"delay"}, func(f fields, x *fault) {
+	{"unplug", []kind{serialPort, talkerPort, tcpServer, talkerTCP, i2cBusKind, i2cChip, spiDevice}, nil, nil},
+	{"rename", []kind{serialPort, talkerPort}, nil, nil},
+	{"silent", speakers, nil, func(_ fields, x *fault) { x.modbus.Silent = true }},
+	{"late", speakers, []string{"delay"}, func(f fields, x *fault) {
 		x.modbus.Late = f.at("delay").duration(-1, time.Millisecond, time.Minute)
 	}},
-	{"truncated", unitKinds, []string{"bytes"}, func(f fields, x *fault) { x.modbus.Truncate = f.at("bytes").whole(3, 1, 255) }},
-	{"corrupt", serialKinds, nil, func(_ fields, x *fault) { x.modbus.Corrupt = true }},
-	{"noise", serialKinds, []string{"bytes"}, func(f fields, x *fault) { x.modbus.Noise = f.noise() }},
+	{"truncated", speakers, []string{"bytes"}, func(f fields, x *fault) { x.modbus.Truncate = f.at("bytes").whole(3, 1, 255) }},
+	{"corrupt", speakers, nil, func(_ fields, x *fault) { x.modbus.Corrupt = true }},
+	{"noise", speakers, []string{"bytes"}, func(f fields, x *fault) { x.modbus.Noise = f.noise() }},
 	{"exception", unitKinds, []string{"code"}, func(f fields, x *fault) { x.modbus.Exception = byte(f.at("code").whole(4, 1, 255)) }},
 	{"nack", []kind{i2cChip, i2cBusKind}, nil, func(_ fields, x *fault) { x.bus.NACK = true }},
 	{"stuck", []kind{i2cChip, i2cBusKind}, []string{"hold"}, func(f fields, x *fault) {
@@ -59,7 +61,7 @@ var faultKinds = []faultKind{
 		}
 	}},
 	{"gone", []kind{brokerKind}, nil, nil},
-	{"frozen", []kind{brokerKind, tcpServer}, nil, nil},
+	{"frozen", []kind{brokerKind, tcpServer, talkerTCP}, nil, nil},
 	{"clock-jump", []kind{clockKind}, []string{"offset", "trusted"}, func(f fields, x *fault) {
 		x.offset = f.at("offset").duration(-1, -maxOffset, maxOffset)
 		x.trusted = f.at("trusted").truth(true)

@@ -43,6 +43,7 @@ type Running struct {
 	world  *sim.World
 	lines  map[string]*sim.SerialLine
 	modbus map[*port]*sim.Modbus
+	talker map[*port]*sim.Talker
 	doors  map[string]*door
 	spi    map[string]*sim.SPIDevice
 	truth  *recorder
@@ -63,7 +64,7 @@ const maxSocketPath = 107
 func (s *Site) Open(o Options) (_ *Running, err error) {
 	r := &Running{
 		site: s, o: o, socket: filepath.Join(o.Dir, "sim.sock"), start: time.Now(),
-		lines: map[string]*sim.SerialLine{}, modbus: map[*port]*sim.Modbus{}, doors: map[string]*door{}, spi: map[string]*sim.SPIDevice{},
+		lines: map[string]*sim.SerialLine{}, modbus: map[*port]*sim.Modbus{}, talker: map[*port]*sim.Talker{}, doors: map[string]*door{}, spi: map[string]*sim.SPIDevice{},
 		spoiled: map[*slave]*atomic.Int64{},
 	}
 	if len(r.socket) > maxSocketPath {
@@ -82,6 +83,11 @@ func (s *Site) Open(o Options) (_ *Running, err error) {
 	r.world.SetClock(s.trusted, s.offset)
 	for _, p := range s.ports {
 		if err := r.openPort(p); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range s.tcp {
+		if err := r.openTCP(ctx, p); err != nil {
 			return nil, err
 		}
 	}
@@ -136,8 +142,49 @@ func (r *Running) slaves(p *port) *sim.Modbus {
 	return d
 }
 
+// device is what hangs on a port.
+func (r *Running) device(p *port) interface {
+	sim.SerialDevice
+	ServeTCP(context.Context, net.Listener) error
+} {
+	if p.talker == nil {
+		return r.slaves(p)
+	}
+	t := p.talker
+	if t.format == "" {
+		values := map[string]sim.Value{}
+		for name, w := range t.waves {
+			values[name] = w.value(r.start)
+		}
+		r.talker[p] = sim.NewNMEA(r.world, t.sensor.name, t.sensor.every, values)
+		return r.talker[p]
+	}
+	var values []sim.LineValue
+	for _, c := range t.sensor.channels {
+		values = append(values, sim.LineValue{Name: c.name, Value: t.waves[c.name].value(r.start)})
+	}
+	r.talker[p] = sim.NewLines(r.world, t.sensor.name, t.sensor.every, t.format, values)
+	return r.talker[p]
+}
+
+// openTCP serves a port's device on a listener of its own.
+func (r *Running) openTCP(ctx context.Context, p *port) error {
+	d, err := openDoor(p.listen)
+	if err != nil {
+		return fmt.Errorf("site: %s: %w", p.name, err)
+	}
+	r.doors[p.name] = d
+	device := r.device(p)
+	r.done.Go(func() {
+		if err := device.ServeTCP(ctx, d); err != nil && ctx.Err() == nil && r.o.Log != nil {
+			r.o.Log.Error("site: a TCP server stopped", "name", p.name, "error", err)
+		}
+	})
+	return nil
+}
+
 func (r *Running) openPort(p *port) error {
-	l, err := sim.NewSerialLine(filepath.Join(r.o.Dir, "ports", p.name), p.line, r.slaves(p), r.o.Log)
+	l, err := sim.NewSerialLine(filepath.Join(r.o.Dir, "ports", p.name), p.line, r.device(p), r.o.Log)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"homeward/drivers"
 	"homeward/drivers/sim"
+	"homeward/drivers/sim/truth"
 )
 
 // Site is what a site's file says.
@@ -42,6 +43,9 @@ const (
 	unit       kind = "a Modbus unit on a serial port"
 	tcpServer  kind = "a Modbus TCP server"
 	tcpUnit    kind = "a Modbus unit behind TCP"
+	talkerPort kind = "a serial port with an instrument that talks"
+	talkerTCP  kind = "a TCP server with an instrument that talks"
+	talkerKind kind = "an instrument that talks"
 	i2cBusKind kind = "an I2C bus"
 	i2cChip    kind = "an I2C chip"
 	spiDevice  kind = "an SPI device"
@@ -78,6 +82,14 @@ type port struct {
 	line   drivers.Line // serial
 	delay  time.Duration
 	slaves []*slave
+	talker *talker // instead of slaves
+}
+
+// talker is an instrument that talks by itself.
+type talker struct {
+	sensor *sensor
+	format string          // of its lines; empty: NMEA 0183
+	waves  map[string]wave // by channel
 }
 
 type slave struct {
@@ -173,18 +185,19 @@ func parseSite(name string, data []byte, open func(string) (io.ReadCloser, error
 
 // The bounds of a site.
 const (
-	maxSensors = 200
-	maxFaults  = 1000
+	maxSensors  = 200
+	maxChannels = 20_000
+	maxFaults   = 1000
 )
 
 func (p *parse) root(x node) {
-	f, ok := x.mapping("gateway", "broker", "clock", "ports", "i2c", "spi", "faults")
+	f, ok := x.mapping("gateway", "broker", "clock", "ports", "tcp", "i2c", "spi", "faults")
 	if !ok {
 		return
 	}
 	s := p.site
 	p.names["broker"] = target{kind: brokerKind}
-	p.names["clock"] = target{kind: clockKind}
+	p.names[truth.OnClock] = target{kind: clockKind}
 	s.Gateway = GatewayNames{"simulated", "sim", "site", "simulated"}
 	if g := f.at("gateway"); g.given() {
 		p.gateway(g)
@@ -215,6 +228,9 @@ func (p *parse) root(x node) {
 	}
 	if len(s.sensors) == 0 && len(p.problems) == 0 {
 		x.wrong("no sensors", "at least one, below ports, tcp, i2c or spi")
+	}
+	if n := len(s.Channels()); n > maxChannels {
+		x.wrong(fmt.Sprintf("%d channels", n), "at most %d", maxChannels)
 	}
 	if n := len(s.sensors); n > maxSensors {
 		x.wrong(fmt.Sprintf("%d sensors", n), "at most %d", maxSensors)
@@ -305,12 +321,15 @@ func (p *parse) sensor(f fields, k kind, driver string) *sensor {
 }
 
 func (p *parse) port(x node) {
-	f, ok := x.mapping("name", "line", "delay", "slaves")
+	f, ok := x.mapping("name", "line", "delay", "slaves", "nmea", "talker")
 	if !ok {
 		return
 	}
-	t := &port{name: f.at("name").busName(), delay: f.at("delay").duration(0, 0, time.Minute)}
+	t := &port{name: f.at("name").busName()}
 	t.line, _ = drivers.ParseLine("19200-8E1")
+	if f.at("nmea").given() {
+		t.line, _ = drivers.ParseLine("4800-8N1") // the standard's
+	}
 	if l := f.at("line"); l.given() {
 		text, _ := scalar(l.n)
 		line, err := drivers.ParseLine(text)
@@ -320,23 +339,113 @@ func (p *parse) port(x node) {
 			t.line = line
 		}
 	}
-	p.own(f.at("name"), t.name, target{kind: serialPort, port: t})
-	p.slaves(f, t, unit)
+	p.answers(f, t, serialPort, unit, talkerPort)
 	p.site.ports = append(p.site.ports, t)
 }
 
 func (p *parse) tcp(x node) {
-	f, ok := x.mapping("name", "listen", "delay", "slaves")
+	f, ok := x.mapping("name", "listen", "delay", "slaves", "nmea", "talker")
 	if !ok {
 		return
 	}
-	t := &port{name: f.at("name").busName(), listen: "127.0.0.1:0", delay: f.at("delay").duration(0, 0, time.Minute)}
+	t := &port{name: f.at("name").busName(), listen: "127.0.0.1:0"}
 	if l := f.at("listen"); l.given() {
 		t.listen = l.listen()
 	}
-	p.own(f.at("name"), t.name, target{kind: tcpServer, port: t})
-	p.slaves(f, t, tcpUnit)
+	p.answers(f, t, tcpServer, tcpUnit, talkerTCP)
 	p.site.tcp = append(p.site.tcp, t)
+}
+
+// answers reads what is at the other end of a port: Modbus units, or one instrument that talks.
+func (p *parse) answers(f fields, t *port, ofUnits, ofUnit, ofTalker kind) {
+	var given []string
+	for _, key := range []string{"slaves", "nmea", "talker"} {
+		if f.at(key).given() {
+			given = append(given, key)
+		}
+	}
+	if len(given) > 1 {
+		f.at(given[1]).wrong("given beside "+given[0], "one of slaves, nmea and talker")
+		return
+	}
+	if len(given) == 1 && given[0] != "slaves" {
+		p.own(f.at("name"), t.name, target{kind: ofTalker, port: t})
+		if d := f.at("delay"); d.given() {
+			d.bad("no delay: it is the units'")
+		}
+		if given[0] == "nmea" {
+			p.nmea(f.at("nmea"), t)
+		} else {
+			p.talker(f.at("talker"), t)
+		}
+		return
+	}
+	t.delay = f.at("delay").duration(0, 0, time.Minute)
+	p.own(f.at("name"), t.name, target{kind: ofUnits, port: t})
+	p.slaves(f, t, ofUnit)
+}
+
+// nmea reads {sensor, every, values}: the values given are the channels.
+func (p *parse) nmea(x node, t *port) {
+	f, ok := x.mapping("sensor", "every", "timeout", "values")
+	if !ok {
+		return
+	}
+	s := p.sensor(f, talkerKind, "nmea")
+	s.talks, s.port = true, t
+	t.talker = &talker{sensor: s, waves: map[string]wave{}}
+	p.also(t.name, s)
+	var known []string
+	for _, q := range sim.NMEAQuantities() {
+		known = append(known, q.Name)
+	}
+	v, ok := f.at("values").mapping(known...)
+	if !ok {
+		return
+	}
+	if len(v.keys) == 0 {
+		v.wrong("no values", "at least one of %s", strings.Join(known, ", "))
+	}
+	for _, q := range sim.NMEAQuantities() {
+		if w := v.at(q.Name); w.given() {
+			t.talker.waves[q.Name] = p.wave(w)
+			s.channels = append(s.channels, channel{q.Name, string(q.Unit), q.Tolerance})
+		}
+	}
+}
+
+// talker reads {sensor, every, format, channels: [{name, unit, value}]}.
+func (p *parse) talker(x node, t *port) {
+	f, ok := x.mapping("sensor", "every", "timeout", "format", "channels")
+	if !ok {
+		return
+	}
+	s := p.sensor(f, talkerKind, "text")
+	s.talks, s.port = true, t
+	t.talker = &talker{sensor: s, waves: map[string]wave{}}
+	p.also(t.name, s)
+	format, ok := f.at("format").text("a line with {channel} or {channel:%.2f} where a value stands")
+	t.talker.format = format
+	if !f.at("channels").given() {
+		f.at("channels").bad("a list of channels: {name, unit, value}")
+	}
+	names := map[string]int{}
+	var values []sim.LineValue
+	for _, x := range f.at("channels").list() {
+		g, ok := x.mapping("name", "unit", "value")
+		if !ok {
+			continue
+		}
+		c := p.channel(g, names)
+		t.talker.waves[c.name] = p.wave(g.at("value"))
+		s.channels = append(s.channels, c)
+		values = append(values, sim.LineValue{Name: c.name})
+	}
+	if ok {
+		if err := sim.CheckLines(format, values); err != nil {
+			f.at("format").wrong(quote(format), "%s", strings.TrimPrefix(err.Error(), "sim: "))
+		}
+	}
 }
 
 func (p *parse) slaves(f fields, t *port, k kind) {

@@ -64,9 +64,13 @@ func (r *Running) act(e event) error {
 	fail := func(err error) error {
 		return fmt.Errorf("site: %s:%d: %s on %s: %w", r.site.File, f.line, f.name, f.on, err)
 	}
+	var offset time.Duration // after the fault, of a fault on the clock
+	if f.target.kind == clockKind {
+		offset = r.site.offset
+	}
 	if e.begin {
 		r.say(e)
-		r.truth.fault(f, "begin", time.Now())
+		r.truth.fault(f, "begin", time.Now(), f.offset)
 		if err := r.set(f, true); err != nil {
 			return fail(err)
 		}
@@ -78,7 +82,7 @@ func (r *Running) act(e event) error {
 	if err := r.set(f, false); err != nil {
 		return fail(err)
 	}
-	r.truth.fault(f, "end", time.Now())
+	r.truth.fault(f, "end", time.Now(), offset)
 	r.say(e)
 	return nil
 }
@@ -113,13 +117,13 @@ func (r *Running) set(f *fault, on bool) error {
 	switch f.name {
 	case "unplug", "rename":
 		switch t.kind {
-		case serialPort:
+		case serialPort, talkerPort:
 			if l := r.lines[f.on]; on {
 				return l.Unplug()
 			} else {
 				return l.Plug()
 			}
-		case tcpServer:
+		case tcpServer, talkerTCP:
 			return r.doors[f.on].setGone(on)
 		case i2cBusKind:
 			r.world.AddI2C(f.on).SetGone(on)
@@ -153,6 +157,12 @@ func (r *Running) set(f *fault, on bool) error {
 	}
 	for _, s := range t.sensors {
 		switch s.kind {
+		case talkerKind:
+			m := f.modbus
+			if !on {
+				m = sim.ModbusFault{}
+			}
+			r.talker[s.port].SetFault(sim.TalkFault{Silent: m.Silent, Late: m.Late, Truncate: m.Truncate, Corrupt: m.Corrupt, Noise: m.Noise})
 		case unit, tcpUnit:
 			m, spoiled := f.modbus, r.spoiled[s.unit]
 			if !on {

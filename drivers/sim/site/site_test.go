@@ -3,7 +3,6 @@ package site
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"io"
 	"net"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"homeward/drivers/mcp3008"
 	"homeward/drivers/modbus"
 	"homeward/drivers/sim"
+	"homeward/drivers/sim/truth"
 )
 
 const bench = `ports:
@@ -42,9 +42,9 @@ faults:
 
 // rig is an opened site with a truth file in memory.
 type rig struct {
-	t     *testing.T
-	r     *Running
-	truth *safeBuffer
+	t    *testing.T
+	r    *Running
+	file *safeBuffer
 }
 
 type safeBuffer struct {
@@ -65,8 +65,8 @@ func open(t *testing.T, text string) *rig {
 	s, err := Parse("site.yaml", []byte(text))
 	require.NoError(t, err)
 	t.Cleanup(func() { goleak.VerifyNone(t) }) // the last one
-	x := &rig{t: t, truth: new(safeBuffer)}
-	x.r, err = s.Open(Options{Dir: t.TempDir(), Truth: x.truth, Broker: noBroker})
+	x := &rig{t: t, file: new(safeBuffer)}
+	x.r, err = s.Open(Options{Dir: t.TempDir(), Truth: x.file, Broker: noBroker})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, x.r.Close()) })
 	t.Setenv(sim.Env, x.r.Socket())
@@ -115,32 +115,28 @@ func (x *rig) read(sensor string) ([]drivers.Reading, error) {
 	return s.Read(ctx)
 }
 
-// record is any line of a truth file.
-type record struct {
-	Kind, Channel, Sensor, Driver, On, Fault, State string
-	Version                                         int
-	T                                               int64 `json:"t_ms"`
-	Every                                           int64 `json:"every_ms"`
-	Value                                           float64
-	Sensors                                         []string
-	Channels                                        []struct {
-		Name, Unit string
-		Tolerance  float64
-	}
+// written is a truth file.
+type written struct {
+	site     truth.Site
+	sensors  []truth.Sensor
+	served   []truth.Served
+	faults   []truth.Fault
+	complete bool
 }
 
 // records reads the truth file so far.
-func (x *rig) records(kind string) (all []record) {
+func (x *rig) records() (all written) {
 	require.NoError(x.t, x.r.truth.flush())
-	x.truth.mu.Lock()
-	defer x.truth.mu.Unlock()
-	for line := range bytes.Lines(x.truth.b.Bytes()) {
-		var r record
-		require.NoError(x.t, json.Unmarshal(line, &r), string(line))
-		if r.Kind == kind || kind == "" {
-			all = append(all, r)
-		}
-	}
+	x.file.mu.Lock()
+	defer x.file.mu.Unlock()
+	var err error
+	all.complete, err = truth.Read(bytes.NewReader(x.file.b.Bytes()), truth.Reader{
+		Site:   func(v truth.Site) error { all.site = v; return nil },
+		Sensor: func(v truth.Sensor) error { all.sensors = append(all.sensors, v); return nil },
+		Served: func(v truth.Served) error { all.served = append(all.served, v); return nil },
+		Fault:  func(v truth.Fault) error { all.faults = append(all.faults, v); return nil },
+	})
+	require.NoError(x.t, err)
 	return all
 }
 
@@ -160,9 +156,9 @@ func TestTruth(t *testing.T) {
 		}
 	}
 	served, tolerance := map[string][]float64{}, x.r.site.Tolerances()
-	for _, r := range x.records("served") {
-		require.GreaterOrEqual(t, r.T, begin)
-		require.LessOrEqual(t, r.T, time.Now().UnixMilli())
+	for _, r := range x.records().served {
+		require.GreaterOrEqual(t, r.TimeMS, begin)
+		require.LessOrEqual(t, r.TimeMS, time.Now().UnixMilli())
 		served[r.Channel] = append(served[r.Channel], r.Value)
 	}
 	require.Len(t, got, 8)
@@ -176,16 +172,13 @@ func TestTruth(t *testing.T) {
 	require.Equal(t, []float64{1, 2, 3}, got["boiler/polls"])
 	require.Equal(t, []float64{21.4, 21.4, 21.4}, got["meter/energy"])
 	require.NotEqual(t, got["cellar/temperature"][0], got["cellar/temperature"][2])
+	require.False(t, x.records().complete)
 	require.NoError(t, x.r.Close())
-	all := x.records("")
-	require.Equal(t, "site", all[0].Kind)
-	require.Equal(t, 1, all[0].Version)
-	require.Equal(t, "end", all[len(all)-1].Kind)
-	sensors := x.records("sensor")
-	require.Len(t, sensors, 4)
-	require.Equal(t, "modbus", sensors[0].Driver)
-	require.Equal(t, int64(1000), sensors[0].Every)
-	require.Equal(t, "Cel", sensors[0].Channels[1].Unit)
+	all := x.records()
+	require.True(t, all.complete)
+	require.Len(t, all.sensors, 4)
+	require.Equal(t, truth.Sensor{Name: "boiler", Driver: "modbus", EveryMS: 1000,
+		Channels: []truth.Channel{{Name: "polls"}, {Name: "flow", Unit: "Cel"}, {Name: "pump"}}}, all.sensors[0])
 }
 
 // TestFaults: each fault acts on its target from its beginning to its end, and the truth file has both.
@@ -231,7 +224,7 @@ func TestFaults(t *testing.T) {
 			require.NoError(t, err, "the others do not notice")
 			require.NoError(t, x.r.act(events[1]))
 			require.Eventually(t, func() bool { _, err = x.read(c.sensor); return err == nil }, 10*time.Second, 10*time.Millisecond, "after: %v", err)
-			faults := x.records("fault")
+			faults := x.records().faults
 			require.Len(t, faults, 2)
 			require.Equal(t, "begin", faults[0].State)
 			require.Equal(t, "end", faults[1].State)
@@ -249,11 +242,11 @@ func TestSpoiled(t *testing.T) {
 	time.Sleep(spoilDelay + 10*time.Millisecond)
 	_, err := x.read("meter")
 	require.Error(t, err)
-	require.Empty(t, x.records("served"))
+	require.Empty(t, x.records().served)
 	require.NoError(t, x.r.act(events[1]))
 	_, err = x.read("meter")
 	require.NoError(t, err)
-	require.Len(t, x.records("served"), 1)
+	require.Len(t, x.records().served, 1)
 }
 
 func TestRename(t *testing.T) {
@@ -263,7 +256,7 @@ func TestRename(t *testing.T) {
 	require.NotEqual(t, before, x.r.Line("rs485").TTY())
 	_, err := x.read("boiler")
 	require.NoError(t, err)
-	require.Len(t, x.records("fault"), 2, "begin and end")
+	require.Len(t, x.records().faults, 2, "begin and end")
 }
 
 func TestClockJump(t *testing.T) {
@@ -284,6 +277,10 @@ func TestClockJump(t *testing.T) {
 		require.Equal(t, want.trusted, trusted)
 		require.Equal(t, want.offset, offset)
 	}
+	told := x.records()
+	require.Equal(t, int64(1000), told.site.OffsetMS)
+	require.Equal(t, int64(-7200_000), told.faults[0].OffsetMS)
+	require.Equal(t, int64(1000), told.faults[1].OffsetMS, "back to the site's own")
 }
 
 // TestRun: the timeline acts in real time, says so, and the truth file is written meanwhile.
@@ -292,11 +289,11 @@ func TestRun(t *testing.T) {
 	s, err := Parse("site.yaml", []byte(bench+"  - {at: 50ms, for: 50ms, on: rs485, fault: unplug}\n  - {at: 10ms, on: broker, fault: frozen}"))
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "truth.jsonl")
-	truth, err := os.Create(path)
+	file, err := os.Create(path)
 	require.NoError(t, err)
-	defer truth.Close()
+	defer file.Close()
 	var said []string
-	r, err := s.Open(Options{Dir: t.TempDir(), Truth: truth, Broker: noBroker, Say: func(line string) { said = append(said, line) }})
+	r, err := s.Open(Options{Dir: t.TempDir(), Truth: file, Broker: noBroker, Say: func(line string) { said = append(said, line) }})
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
