@@ -7,6 +7,7 @@ import (
 	"homeward/drivers/mcp3008"
 	"homeward/drivers/mcp9808"
 	"homeward/drivers/modbus"
+	"homeward/drivers/sht3x"
 	"homeward/drivers/tmp102"
 )
 
@@ -16,5 +17,6 @@ var Factories = []drivers.Factory{
 	mcp3008.Factory,
 	mcp9808.Factory,
 	modbus.Factory,
+	sht3x.Factory,
 	tmp102.Factory,
 }

@@ -32,5 +32,6 @@ func TestFactories(t *testing.T) {
 		"modbus": "modbus",
 		"tmp102": "tmp102", "lm75": "tmp102",
 		"mcp9808": "mcp9808",
+		"sht3x":   "sht3x",
 	}, taken)
 }
