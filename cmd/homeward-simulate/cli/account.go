@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +10,7 @@ import (
 
 	"homeward/agent/pack"
 	"homeward/drivers"
+	"homeward/drivers/sim/truth"
 )
 
 // account compares what the instruments served with what the broker got. What has been
@@ -18,8 +18,8 @@ import (
 type account struct {
 	tolerance map[string]float64 // by channel: how far the gateway's arithmetic may be from the simulator's
 
-	mu       sync.Mutex         // protects the following
-	served   map[string][]value // not yet delivered
+	mu       sync.Mutex              // protects the following
+	served   map[string]*truth.Queue // not yet delivered
 	gateway  string
 	epoch    uint32
 	next     uint64                  // all before were compared
@@ -34,31 +34,27 @@ type account struct {
 	wrongs   int      // also those that did not fit
 }
 
-// value is what an instrument gave, and when.
-type value struct {
-	v  float64
-	at time.Time
-}
-
 // maxWrong bounds what is remembered word by word.
 const maxWrong = 20
 
-// The gateway takes a reading's time before it asks: so the value is served after that, but for the rounding to
-// milliseconds and a clock that is being corrected, and within what a poll takes on a busy machine.
-const (
-	servedBefore = 100 * time.Millisecond
-	servedAfter  = 5 * time.Second
-)
-
 func newAccount(tolerance map[string]float64) *account {
-	return &account{tolerance: tolerance, served: map[string][]value{}, next: 1, early: map[uint64]pack.Reading{}, channels: map[string]uint64{}}
+	return &account{tolerance: tolerance, served: map[string]*truth.Queue{}, next: 1, early: map[uint64]pack.Reading{}, channels: map[string]uint64{}}
 }
 
 // serve notes a value on its way to the gateway.
 func (a *account) serve(channel string, v float64, at time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.served[channel] = append(a.served[channel], value{v, at})
+	a.queue(channel).Add(truth.Value{V: v, MS: at.UnixMilli()})
+}
+
+func (a *account) queue(channel string) *truth.Queue {
+	q := a.served[channel]
+	if q == nil {
+		q = &truth.Queue{Tolerance: a.tolerance[channel]}
+		a.served[channel] = q
+	}
+	return q
 }
 
 // receive takes a payload from the broker.
@@ -108,26 +104,18 @@ func (a *account) compare(r pack.Reading) {
 	if r.Quality != drivers.Good {
 		a.complain("reading %d of %s has quality %s, not good", r.Seq, r.Channel, r.Quality)
 	}
-	queue, elsewhen := a.served[r.Channel], -1
-	for i, s := range queue {
-		if math.Abs(s.v-r.Value) > a.tolerance[r.Channel]+1e-9*math.Abs(s.v) {
-			continue
-		}
-		if after := s.at.Sub(time.UnixMilli(r.TimeMS)); after >= -servedBefore && after <= servedAfter {
-			a.served[r.Channel] = queue[i+1:]
-			return
-		}
-		if elsewhen < 0 {
-			elsewhen = i
-		}
+	q := a.queue(r.Channel)
+	defer q.Forget()
+	if q.Take(r.Value, r.TimeMS, truth.Asked) {
+		return
 	}
-	if elsewhen < 0 {
+	elsewhen, ok := q.TakeAny(r.Value)
+	if !ok {
 		a.complain("reading %d of %s is %g: no value that was served since the one delivered before it", r.Seq, r.Channel, r.Value)
 		return
 	}
 	a.complain("reading %d of %s has the time %s, but its value was served at %s", r.Seq, r.Channel,
-		time.UnixMilli(r.TimeMS).UTC().Format(pack.TimeLayout), queue[elsewhen].at.UTC().Format(pack.TimeLayout))
-	a.served[r.Channel] = queue[elsewhen+1:]
+		time.UnixMilli(r.TimeMS).UTC().Format(pack.TimeLayout), time.UnixMilli(elsewhen.MS).UTC().Format(pack.TimeLayout))
 }
 
 func (a *account) complain(format string, args ...any) {

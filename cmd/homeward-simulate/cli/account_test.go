@@ -113,7 +113,7 @@ func TestSameValueAgain(t *testing.T) {
 	a.serve("boiler/polls", 4, second(3))
 	a.receive(rows(1, 1, "boiler/polls", 3, 4)) // of the seconds 2 and 3
 	require.Empty(t, a.wrong)
-	require.Empty(t, a.served["boiler/polls"])
+	require.Zero(t, a.served["boiler/polls"].Len())
 }
 
 // TestManyMistakes: what is remembered stays small.

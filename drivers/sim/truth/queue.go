@@ -1,0 +1,103 @@
+package truth
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// Window is how long before (negative) and after a reading's time its value may have been served, in ms.
+type Window struct{ From, To int64 }
+
+// The gateway takes a reading's time before it asks: so the value is served after that, but for the rounding to
+// milliseconds and a clock that is being corrected, and within what a poll takes on a busy machine. Of an instrument
+// that talks by itself it takes the time when all has been said: the value was served before.
+var (
+	Asked = Window{-100, 5000}
+	Talks = Window{-5000, 100}
+)
+
+// Value is what an instrument gave, and when.
+type Value struct {
+	V  float64
+	MS int64 // Unix ms
+}
+
+// Queue is what was served on one channel, in the order of time, of which each value can be taken once. The zero Queue is empty.
+type Queue struct {
+	Tolerance float64
+
+	values []Value
+	next   int // all before were taken, or were passed over
+	taken  []bool
+}
+
+// Add notes a value on its way to the gateway.
+func (q *Queue) Add(v Value) { q.values = append(q.values, v) }
+
+// Sort puts what was added out of order in order. Nothing may have been taken yet.
+func (q *Queue) Sort() {
+	slices.SortStableFunc(q.values, func(a, b Value) int { return cmp.Compare(a.MS, b.MS) })
+}
+
+// Len is how many values were neither taken nor passed over.
+func (q *Queue) Len() int { return len(q.values) - q.next }
+
+// near says whether a reading of v can be of x.
+func (q *Queue) near(x Value, v float64) bool {
+	return math.Abs(x.V-v) <= q.Tolerance+1e-9*math.Abs(x.V)
+}
+
+// from is the index of the first value not served before ms.
+func (q *Queue) from(ms int64) int {
+	i, _ := slices.BinarySearchFunc(q.values, ms, func(x Value, ms int64) int { return cmp.Compare(x.MS, ms) })
+	return i
+}
+
+// Take takes the first value that a reading of v at ms can be of. Those before it are passed over: readings come in the
+// order of their time, and of windows of one length the first fit leaves the others theirs.
+func (q *Queue) Take(v float64, ms int64, w Window) bool {
+	for i := max(q.next, q.from(ms+w.From)); i < len(q.values) && q.values[i].MS <= ms+w.To; i++ {
+		if q.near(q.values[i], v) {
+			q.take(i)
+			return true
+		}
+	}
+	return false
+}
+
+// TakeAny takes the first value that a reading of v can be of, whatever its time, and says when it was served.
+func (q *Queue) TakeAny(v float64) (x Value, ok bool) {
+	for i := q.next; i < len(q.values); i++ {
+		if q.near(q.values[i], v) {
+			x = q.values[i]
+			q.take(i)
+			return x, true
+		}
+	}
+	return Value{}, false
+}
+
+func (q *Queue) take(i int) {
+	if len(q.taken) < len(q.values) {
+		q.taken = append(q.taken, make([]bool, len(q.values)-len(q.taken))...)
+	}
+	q.taken[i] = true
+	q.next = i + 1
+}
+
+// Forget gives up the memory of what was taken and passed over.
+func (q *Queue) Forget() {
+	q.values, q.taken, q.next = q.values[q.next:], nil, 0
+}
+
+// Has says whether a reading of v at ms can be of a value that was served, and whether one of them was taken.
+func (q *Queue) Has(v float64, ms int64, w Window) (served, taken bool) {
+	for i := q.from(ms + w.From); i < len(q.values) && q.values[i].MS <= ms+w.To; i++ {
+		if q.near(q.values[i], v) {
+			served = true
+			taken = taken || i < len(q.taken) && q.taken[i]
+		}
+	}
+	return served, taken
+}

@@ -1,0 +1,616 @@
+package truth
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// Kind is a way in which something can have gone wrong.
+type Kind string
+
+// The kinds.
+const (
+	Lost      Kind = "lost"      // a sequence number that is missing, and that no gap covers
+	Repeated  Kind = "repeated"  // one value under two keys, or a key with two contents
+	Misnamed  Kind = "misnamed"  // a channel or unit that the site does not have, or a value that another channel served
+	Wrong     Kind = "wrong"     // nothing was served that the reading can be of
+	Unsampled Kind = "unsampled" // an instrument was not heard for long, and nothing explains it
+)
+
+// Kinds are all, in the order in which they are told.
+var Kinds = []Kind{Lost, Repeated, Misnamed, Wrong, Unsampled}
+
+// maxExamples bounds what is described of a kind.
+const maxExamples = 20
+
+// Options of [Verify].
+type Options struct {
+	// Recovery is how long after a fault an instrument may still be silent; 0 is [DefaultRecovery].
+	Recovery time.Duration
+}
+
+// DefaultRecovery is the gateway's longest pause before it asks again (one minute), and the poll.
+const DefaultRecovery = 75 * time.Second
+
+// pollTime is what a poll may take beyond three intervals before an instrument counts as not heard.
+const pollTime = 2 * time.Second
+
+// Report is what [Verify] finds.
+type Report struct {
+	Complete  bool              `json:"complete"` // the truth has an end
+	Served    uint64            `json:"served"`   // values
+	Readings  uint64            `json:"readings"` // distinct
+	Repeats   uint64            `json:"repeats"`  // identical ones, which delivery at least once makes
+	Lanes     int               `json:"lanes"`
+	Gaps      map[string]uint64 `json:"gaps"`       // readings given up or not taken, by reason
+	Aggregate uint64            `json:"aggregate"`  // readings computed from several, which cannot be compared
+	Stale     uint64            `json:"stale"`      // readings whose time is not to be trusted, compared by value
+	Findings  []Finding         `json:"findings"`   // one of each of Kinds
+	Recovered []Recovery        `json:"recoveries"` // of each fault and sensor
+}
+
+// Finding is all that went wrong in one way.
+type Finding struct {
+	Kind     Kind      `json:"kind"`
+	Count    uint64    `json:"count"`
+	Examples []Example `json:"examples"`
+}
+
+// Example is one case of a [Finding].
+type Example struct {
+	Gateway string   `json:"gateway,omitempty"`
+	Epoch   uint32   `json:"epoch"`
+	Seq     uint64   `json:"seq,omitempty"`
+	To      uint64   `json:"to,omitempty"` // the last one, of several numbers
+	Channel string   `json:"channel,omitempty"`
+	TimeMS  int64    `json:"t_ms,omitempty"`
+	Value   *float64 `json:"value,omitempty"`
+	Why     string   `json:"why"`
+}
+
+// Recovery is how long an instrument took to come back.
+type Recovery struct {
+	Fault   string `json:"fault"`
+	On      string `json:"on"`
+	Sensor  string `json:"sensor"`
+	BeginMS int64  `json:"begin_ms"`
+	EndMS   int64  `json:"end_ms"` // 0: it lasted until the end
+	// AfterMS is from the fault's end to the first reading taken after it; nil: there is none.
+	AfterMS *int64 `json:"after_ms"`
+}
+
+// OK says that nothing went wrong.
+func (r *Report) OK() bool {
+	return !slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Count > 0 })
+}
+
+// Count is how often something went wrong in one way.
+func (r *Report) Count(k Kind) uint64 { return r.Findings[slices.Index(Kinds, k)].Count }
+
+// The bounds of what arrived.
+const (
+	maxLanes  = 1000
+	maxGaps   = 1_000_000
+	maxBeyond = 1_000_000 // readings more than values were served
+	maxLook   = 10_000    // readings that are looked for under other channels' names
+)
+
+type laneKey struct {
+	gateway string
+	epoch   uint32
+}
+
+// lane is what arrived of one.
+type lane struct {
+	laneKey
+	seen map[uint64]int // sequence number → index into readings
+	gaps []span
+}
+
+// span is numbers that a gap record, or a reading, covers.
+type span struct {
+	from, to uint64
+	ms       int64 // of a reading
+	timeless bool  // a gap of unknown time
+}
+
+// gap is a gap record, to know repeats by.
+type gap struct {
+	lane           int
+	from, to, n    uint64 // from and to: 0 where nothing was sampled
+	msFrom, msTo   int64
+	reason         string
+	maybeDelivered bool
+}
+
+// reading is one that arrived.
+type reading struct {
+	lane    int
+	seq     uint64
+	ms      int64
+	value   float64
+	channel int // -1: the site has none of this name
+	quality quality
+}
+
+type quality uint8
+
+const (
+	plain quality = iota // good or suspect
+	stale
+	aggregate
+)
+
+// instrument is a sensor and what is known of it.
+type instrument struct {
+	Sensor
+	heard []mark
+}
+
+// mark is a time at which an instrument was heard, or need not have been.
+type mark struct{ from, to int64 }
+
+type channel struct {
+	full   string
+	unit   string
+	sensor int
+	queue  Queue
+}
+
+// clock is the site's from an instant on.
+type clock struct{ from, offset int64 }
+
+// lasting is a fault with its end.
+type lasting struct {
+	Fault
+	end int64 // 0: none
+}
+
+type verifier struct {
+	Options
+	report   Report
+	sensors  []*instrument
+	byName   map[string]int // of sensors
+	channels []*channel
+	byFull   map[string]int // of channels
+	clocks   []clock
+	faults   []lasting
+	lanes    []*lane
+	byKey    map[laneKey]int
+	readings []reading
+	gaps     map[gap]bool
+	unheard  []mark // of gap records
+	first    int64  // a gateway was there: between these
+	last     int64
+	looked   int
+}
+
+// Verify compares the truth of a site with what arrived: readings as JSON lines, as homeward decode prints them, in any
+// order, of any number of gateways and epochs. The error is of reading alone. Its memory is bounded by what was served.
+func Verify(truth, arrived io.Reader, o Options) (*Report, error) {
+	if o.Recovery == 0 {
+		o.Recovery = DefaultRecovery
+	}
+	v := &verifier{Options: o, byName: map[string]int{}, byFull: map[string]int{}, byKey: map[laneKey]int{}, gaps: map[gap]bool{}}
+	v.report.Gaps = map[string]uint64{}
+	v.report.Recovered = []Recovery{}
+	for _, k := range Kinds {
+		v.report.Findings = append(v.report.Findings, Finding{Kind: k, Examples: []Example{}})
+	}
+	if err := v.truth(truth); err != nil {
+		return nil, err
+	}
+	if err := v.arrived(arrived); err != nil {
+		return nil, err
+	}
+	v.lost()
+	v.compare()
+	v.unsampled()
+	v.recoveries()
+	v.report.Readings, v.report.Lanes = uint64(len(v.readings)), len(v.lanes)
+	return &v.report, nil
+}
+
+// find notes n cases, of which e is the example.
+func (v *verifier) find(k Kind, n uint64, e Example) {
+	f := &v.report.Findings[slices.Index(Kinds, k)]
+	f.Count += n
+	if len(f.Examples) < maxExamples {
+		f.Examples = append(f.Examples, e)
+	}
+}
+
+func (v *verifier) truth(in io.Reader) (err error) {
+	see := func(ms int64) {
+		if v.first == 0 || ms < v.first {
+			v.first = ms
+		}
+		v.last = max(v.last, ms)
+	}
+	v.report.Complete, err = Read(in, Reader{
+		Site: func(s Site) error {
+			v.clocks = []clock{{0, s.OffsetMS}}
+			return nil
+		},
+		Sensor: func(s Sensor) error {
+			at := len(v.sensors)
+			v.byName[s.Name] = at
+			v.sensors = append(v.sensors, &instrument{Sensor: s})
+			for _, c := range s.Channels {
+				full := s.Name + "/" + c.Name
+				v.byFull[full] = len(v.channels)
+				v.channels = append(v.channels, &channel{full: full, unit: c.Unit, sensor: at, queue: Queue{Tolerance: c.Tolerance}})
+			}
+			return nil
+		},
+		Served: func(s Served) error {
+			c := v.channels[v.byFull[s.Channel]]
+			c.queue.Add(Value{s.Value, s.TimeMS})
+			v.report.Served++
+			if !v.sensors[c.sensor].Talks { // somebody asked
+				see(s.TimeMS)
+			}
+			return nil
+		},
+		Fault: func(f Fault) error {
+			if f.On == OnClock && f.Fault == "clock-jump" {
+				v.clocks = append(v.clocks, clock{f.TimeMS, f.OffsetMS})
+			}
+			if f.State == "begin" {
+				v.faults = append(v.faults, lasting{Fault: f})
+				return nil
+			}
+			for i := len(v.faults) - 1; i >= 0; i-- {
+				if x := &v.faults[i]; x.On == f.On && x.Fault.Fault == f.Fault && x.end == 0 {
+					x.end = max(f.TimeMS, 1)
+					return nil
+				}
+			}
+			return fmt.Errorf("the end of %s on %s, which has not begun", shorten(f.Fault), shorten(f.On))
+		},
+	})
+	for _, c := range v.channels {
+		c.queue.Sort()
+	}
+	return err
+}
+
+// line is one of homeward decode's.
+type line struct {
+	Gateway string   `json:"gateway"`
+	Epoch   uint32   `json:"epoch"`
+	Seq     *uint64  `json:"seq"`
+	Time    string   `json:"time"`
+	TimeMS  int64    `json:"t_ms"`
+	Channel string   `json:"channel"`
+	Value   *float64 `json:"value"`
+	Unit    string   `json:"unit"`
+	Quality string   `json:"quality"`
+	Gap     *struct {
+		From           *uint64 `json:"from"`
+		To             *uint64 `json:"to"`
+		N              uint64  `json:"n"`
+		TFrom          int64   `json:"t_from"`
+		TTo            int64   `json:"t_to"`
+		Reason         string  `json:"reason"`
+		MaybeDelivered bool    `json:"maybe_delivered"`
+	} `json:"gap"`
+}
+
+func (v *verifier) arrived(in io.Reader) error {
+	lines := bufio.NewReaderSize(in, 64<<10)
+	for n := 1; ; n++ {
+		text, err := readLine(lines)
+		last := errors.Is(err, io.EOF)
+		if err != nil && !last {
+			return fmt.Errorf("arrived: line %d: %w", n, err)
+		}
+		if len(text) > 0 && text[0] != '\n' {
+			var l line
+			if err = strict(text, &l); err == nil {
+				err = v.line(&l)
+			}
+			if err != nil {
+				return fmt.Errorf("arrived: line %d: %w: want what homeward decode prints", n, err)
+			}
+		}
+		if last {
+			return nil
+		}
+	}
+}
+
+func (v *verifier) line(l *line) error {
+	if !isName(l.Gateway) {
+		return fmt.Errorf("gateway %q: want a name", shorten(l.Gateway))
+	}
+	key := laneKey{l.Gateway, l.Epoch}
+	at, ok := v.byKey[key]
+	if !ok {
+		if at = len(v.lanes); at >= maxLanes {
+			return fmt.Errorf("more than %d gateways and epochs", maxLanes)
+		}
+		v.byKey[key] = at
+		v.lanes = append(v.lanes, &lane{laneKey: key, seen: map[uint64]int{}})
+	}
+	if g := l.Gap; g != nil {
+		if l.Seq != nil || (g.From == nil) != (g.To == nil) || g.From != nil && (*g.From < 1 || *g.From > *g.To) || !isName(g.Reason) {
+			return errors.New("a gap that makes no sense")
+		}
+		x := gap{lane: at, n: g.N, msFrom: g.TFrom, msTo: g.TTo, reason: g.Reason, maybeDelivered: g.MaybeDelivered}
+		if g.From != nil {
+			x.from, x.to = *g.From, *g.To
+		}
+		if v.gaps[x] {
+			v.report.Repeats++
+			return nil
+		}
+		if v.gaps[x] = true; len(v.gaps) > maxGaps || len(v.report.Gaps) > 100 {
+			return fmt.Errorf("more than %d gaps, or 100 reasons", maxGaps)
+		}
+		v.report.Gaps[x.reason] += x.n
+		timed := x.msFrom > 0 && x.msTo >= x.msFrom && x.msTo <= maxTimeMS
+		if timed {
+			v.unheard = append(v.unheard, mark{x.msFrom, x.msTo})
+		}
+		if x.from > 0 {
+			v.lanes[at].gaps = append(v.lanes[at].gaps, span{from: x.from, to: x.to, timeless: !timed})
+		}
+		return nil
+	}
+	if l.Seq == nil || *l.Seq == 0 || l.Value == nil || l.TimeMS < -maxTimeMS || l.TimeMS > maxTimeMS {
+		return errors.New("neither a reading nor a gap")
+	}
+	r := reading{lane: at, seq: *l.Seq, ms: l.TimeMS, value: *l.Value, channel: -1}
+	switch l.Quality {
+	case "good", "suspect":
+	case "stale-clock":
+		r.quality = stale
+	case "aggregate":
+		r.quality = aggregate
+	default:
+		return fmt.Errorf("quality %q", shorten(l.Quality))
+	}
+	why := "no channel of this site"
+	if c, ok := v.byFull[l.Channel]; ok {
+		r.channel = c
+		why = ""
+		if unit := v.channels[c].unit; unit != l.Unit {
+			why = fmt.Sprintf("unit %q, the site's is %q", shorten(l.Unit), unit)
+		}
+	}
+	if before, again := v.lanes[at].seen[r.seq]; again {
+		if v.readings[before] == r && why == "" {
+			v.report.Repeats++
+		} else {
+			e := v.example(r, "another content than the first time")
+			e.Channel = shorten(l.Channel)
+			v.find(Repeated, 1, e)
+		}
+		return nil
+	}
+	if uint64(len(v.readings)) >= v.report.Served+maxBeyond {
+		return fmt.Errorf("%d more readings than the site served values", maxBeyond)
+	}
+	v.lanes[at].seen[r.seq] = len(v.readings)
+	if why != "" {
+		e := v.example(r, why)
+		e.Channel = shorten(l.Channel)
+		v.find(Misnamed, 1, e)
+		if r.channel >= 0 { // heard, at least
+			r.quality = aggregate
+		}
+	}
+	v.readings = append(v.readings, r)
+	return nil
+}
+
+func (v *verifier) example(r reading, why string) Example {
+	l := v.lanes[r.lane]
+	e := Example{Gateway: l.gateway, Epoch: l.epoch, Seq: r.seq, TimeMS: r.ms, Value: &r.value, Why: why}
+	if r.channel >= 0 {
+		e.Channel = v.channels[r.channel].full
+	}
+	return e
+}
+
+// lost looks for holes in the numbers of each lane. A gap of unknown time lies between the readings beside it.
+func (v *verifier) lost() {
+	for _, l := range v.lanes {
+		spans := slices.Clone(l.gaps)
+		for seq, i := range l.seen {
+			spans = append(spans, span{from: seq, to: seq, ms: v.readings[i].ms})
+		}
+		slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+		end := uint64(0) // all up to here is there
+		before, timeless := int64(0), false
+		for _, s := range spans {
+			if s.from-1 > end {
+				v.find(Lost, s.from-1-end, Example{Gateway: l.gateway, Epoch: l.epoch, Seq: end + 1, To: s.from - 1, Why: "no reading, and no gap covers it"})
+			}
+			end = max(end, s.to)
+			if s.ms != 0 {
+				if timeless && before != 0 && before < s.ms {
+					v.unheard = append(v.unheard, mark{before, s.ms})
+				}
+				before, timeless = s.ms, false
+			}
+			timeless = timeless || s.timeless
+		}
+	}
+}
+
+// machine gives the times at which the machine's clock may have been when the site's was at ms, the likeliest first.
+func (v *verifier) machine(ms int64) (times []int64) {
+	const slack = 5000
+	for i, c := range v.clocks {
+		t := ms - c.offset
+		if t >= c.from-slack && (i+1 == len(v.clocks) || t <= v.clocks[i+1].from+slack) && !slices.Contains(times, t) {
+			times = append(times, t)
+		}
+	}
+	if times == nil {
+		times = []int64{ms}
+	}
+	return times
+}
+
+// compare looks for each reading among what was served, channel by channel and in the order of time.
+func (v *verifier) compare() {
+	order := make([]int, 0, len(v.readings))
+	for i, r := range v.readings {
+		if r.channel >= 0 {
+			order = append(order, i)
+		}
+	}
+	time := func(r *reading) int64 { return v.machine(r.ms)[0] }
+	slices.SortFunc(order, func(i, j int) int {
+		a, b := &v.readings[i], &v.readings[j]
+		if c := cmp.Or(cmp.Compare(a.channel, b.channel), cmp.Compare(a.quality, b.quality)); c != 0 {
+			return c
+		}
+		if a.quality == stale {
+			return cmp.Or(cmp.Compare(v.lanes[a.lane].epoch, v.lanes[b.lane].epoch), cmp.Compare(a.seq, b.seq))
+		}
+		return cmp.Or(cmp.Compare(time(a), time(b)), cmp.Compare(a.lane, b.lane), cmp.Compare(a.seq, b.seq))
+	})
+	var left []int // not found under their own name
+	var before *reading
+	for _, i := range order {
+		r := &v.readings[i]
+		c := v.channels[r.channel]
+		x := v.sensors[c.sensor]
+		switch r.quality {
+		case aggregate:
+			v.report.Aggregate++
+			x.heard = append(x.heard, mark{time(r), time(r)})
+			continue
+		case stale:
+			v.report.Stale++
+			if at, ok := c.queue.TakeAny(r.value); ok {
+				x.heard = append(x.heard, mark{at.MS, at.MS})
+			} else {
+				v.find(Wrong, 1, v.example(*r, "no such value was served that no other reading is of"))
+			}
+			continue
+		}
+		twin := before != nil && before.channel == r.channel && before.ms == r.ms && before.value == r.value &&
+			v.lanes[before.lane].gateway == v.lanes[r.lane].gateway
+		before = r
+		if twin {
+			v.find(Repeated, 1, v.example(*r, "the same reading under another number, too"))
+			continue
+		}
+		found := slices.ContainsFunc(v.machine(r.ms), func(ms int64) bool {
+			if !c.queue.Take(r.value, ms, window(x)) {
+				return false
+			}
+			x.heard = append(x.heard, mark{ms, ms})
+			v.last = max(v.last, ms)
+			if v.first == 0 {
+				v.first = ms
+			}
+			return true
+		})
+		if !found {
+			left = append(left, i)
+		}
+	}
+	for _, i := range left {
+		v.judge(&v.readings[i])
+	}
+}
+
+func window(x *instrument) Window {
+	if x.Talks {
+		return Talks
+	}
+	return Asked
+}
+
+// judge says what is wrong with a reading that is of no value left under its name.
+func (v *verifier) judge(r *reading) {
+	own := v.channels[r.channel]
+	times := v.machine(r.ms)
+	for _, ms := range times {
+		if served, taken := own.queue.Has(r.value, ms, window(v.sensors[own.sensor])); served && taken {
+			v.find(Repeated, 1, v.example(*r, "the value that was served then is another reading's already"))
+			return
+		} else if served {
+			v.find(Wrong, 1, v.example(*r, "in another order than was served"))
+			return
+		}
+	}
+	if v.looked++; v.looked <= maxLook {
+		for _, c := range v.channels {
+			for _, ms := range times {
+				if served, _ := c.queue.Has(r.value, ms, window(v.sensors[c.sensor])); served && c != own {
+					v.find(Misnamed, 1, v.example(*r, "served as "+c.full))
+					return
+				}
+			}
+		}
+	}
+	v.find(Wrong, 1, v.example(*r, "nothing near was served at that time"))
+}
+
+// unsampled looks for times at which an instrument was not heard.
+func (v *verifier) unsampled() {
+	if v.first == 0 {
+		return // nobody was there to listen
+	}
+	for _, x := range v.sensors {
+		marks := append(slices.Clone(x.heard), mark{v.first, v.first})
+		for _, g := range v.unheard {
+			for _, from := range v.machine(g.from) {
+				marks = append(marks, mark{from, from + g.to - g.from})
+			}
+		}
+		for _, f := range v.faults {
+			if slices.Contains(f.Sensors, x.Name) {
+				m := mark{f.TimeMS, v.last}
+				if f.end > 0 {
+					m.to = f.end + v.Recovery.Milliseconds()
+				}
+				marks = append(marks, m)
+			}
+		}
+		slices.SortFunc(marks, func(a, b mark) int { return cmp.Compare(a.from, b.from) })
+		bound := 3*x.EveryMS + pollTime.Milliseconds()
+		end := v.first
+		hole := func(until int64) {
+			if until-end > bound {
+				v.find(Unsampled, 1, Example{Channel: x.Name, TimeMS: end, Why: fmt.Sprintf("no reading for %v, and no fault or gap explains it", time.Duration(until-end)*time.Millisecond)})
+			}
+		}
+		for _, m := range marks {
+			hole(min(m.from, v.last))
+			end = max(end, m.to)
+		}
+		hole(v.last)
+	}
+}
+
+// recoveries looks for the first reading after each fault.
+func (v *verifier) recoveries() {
+	for _, x := range v.sensors {
+		slices.SortFunc(x.heard, func(a, b mark) int { return cmp.Compare(a.from, b.from) })
+	}
+	for _, f := range v.faults {
+		for _, name := range f.Sensors {
+			r := Recovery{Fault: f.Fault.Fault, On: f.On, Sensor: name, BeginMS: f.TimeMS, EndMS: f.end}
+			heard := v.sensors[v.byName[name]].heard
+			i, _ := slices.BinarySearchFunc(heard, f.end, func(m mark, ms int64) int { return cmp.Compare(m.from, ms) })
+			if f.end > 0 && i < len(heard) {
+				after := heard[i].from - f.end
+				r.AfterMS = &after
+			}
+			v.report.Recovered = append(v.report.Recovered, r)
+		}
+	}
+}
