@@ -443,7 +443,7 @@ func (p *parse) talker(x node, t *port) {
 	}
 	if ok {
 		if err := sim.CheckLines(format, values); err != nil {
-			f.at("format").wrong(quote(format), "%s", strings.TrimPrefix(err.Error(), "sim: "))
+			f.at("format").wrong(strings.TrimPrefix(err.Error(), "sim: "), "")
 		}
 	}
 }

@@ -159,6 +159,15 @@ func TestMistakes(t *testing.T) {
 		{whole, "clock: {}\n---\nclock: {}", "a second document"},
 		{whole, strings.Repeat("[", 100), "nested too deeply"},
 		{whole, strings.Repeat(" ", maxBytes+1), "want at most 1048576"},
+		{whole, "ports: [{name: p, slaves: [], nmea: {}}]", `ports[0].nmea: given beside slaves: want one of slaves, nmea and talker`},
+		{whole, "ports: [{name: p}]", `ports[0].slaves: missing: want a list of Modbus units`},
+		{whole, "ports: [{name: p, nmea: {sensor: s, every: 1s, values: {speeed: 1}}}]", `ports[0].nmea.values.speeed: unknown key: want speed`},
+		{whole, "ports: [{name: p, nmea: {sensor: s, every: 1s}}]", `ports[0].nmea.values: missing: want a mapping`},
+		{whole, "tcp: [{name: p, talker: {sensor: s, every: 1s, format: '{a', channels: [{name: a, value: 1}]}}]", `tcp[0].talker.format: line "{a": want {channel}`},
+		{whole, "tcp: [{name: p, talker: {sensor: s, every: 1s, format: '{b}', channels: [{name: a, value: 1}]}}]", `tcp[0].talker.format: line "{b}": {b} is no channel`},
+		{whole, "tcp: [{name: p, delay: 1s, talker: {sensor: s, every: 1s, format: '{a}', channels: [{name: a, value: 1}]}}]", `tcp[0].delay: "1s": want no delay`},
+		{whole, "tcp: [{name: p, talker: {sensor: s, every: 1s, format: '{a}', channels: [{name: a, value: 1}]}}]\nfaults: [{at: 1s, on: s, fault: exception}]",
+			`faults[0].fault: "exception": want silent, late, truncated, corrupt or noise, which s (an instrument that talks) can have`},
 		{whole, "ports: [{name: p, slaves: []}]\nfaults: [{at: 1s, on: p, fault: silent}]", `faults[0].on: "p": want a port with sensors`},
 	} {
 		require.Contains(t, whole, c.old)
