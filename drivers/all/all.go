@@ -8,6 +8,7 @@ import (
 	"homeward/drivers/mcp9808"
 	"homeward/drivers/modbus"
 	"homeward/drivers/sht3x"
+	"homeward/drivers/sht4x"
 	"homeward/drivers/tmp102"
 )
 
@@ -18,5 +19,6 @@ var Factories = []drivers.Factory{
 	mcp9808.Factory,
 	modbus.Factory,
 	sht3x.Factory,
+	sht4x.Factory,
 	tmp102.Factory,
 }

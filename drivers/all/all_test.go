@@ -33,5 +33,6 @@ func TestFactories(t *testing.T) {
 		"tmp102": "tmp102", "lm75": "tmp102",
 		"mcp9808": "mcp9808",
 		"sht3x":   "sht3x",
+		"sht4x":   "sht4x",
 	}, taken)
 }
