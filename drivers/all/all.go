@@ -3,6 +3,7 @@ package all
 
 import (
 	"homeward/drivers"
+	"homeward/drivers/bh1750"
 	"homeward/drivers/bme280"
 	"homeward/drivers/mcp3008"
 	"homeward/drivers/mcp9808"
@@ -14,6 +15,7 @@ import (
 
 // Factories are the drivers that this program knows.
 var Factories = []drivers.Factory{
+	bh1750.Factory,
 	bme280.Factory,
 	mcp3008.Factory,
 	mcp9808.Factory,

@@ -34,5 +34,6 @@ func TestFactories(t *testing.T) {
 		"mcp9808": "mcp9808",
 		"sht3x":   "sht3x",
 		"sht4x":   "sht4x",
+		"bh1750":  "bh1750",
 	}, taken)
 }
