@@ -63,7 +63,7 @@ type demo struct {
 	out          io.Writer
 	live         bool // out is a terminal
 
-	site   *site
+	site   *demoSite
 	gw     *gateway
 	config string        // path
 	listen string        // of the status page
@@ -96,7 +96,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if d.site, err = openSite(d.dir, slog.New(slog.NewTextHandler(simLog, nil))); err != nil {
 		return err
 	}
-	defer d.site.close()
+	defer d.site.Close()
 	if d.listen, err = freePort(); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return err
 	}
 	log := filepath.Join(d.dir, "homeward.log")
-	d.gw, err = startGateway(program, d.config, state, log, d.site.socket)
+	d.gw, err = startGateway(program, d.config, state, log, d.site.Socket())
 	if err != nil {
 		return err
 	}
@@ -172,16 +172,16 @@ func freePort() (string, error) {
 }
 
 func (d *demo) announce(log string) {
-	host, port, _ := net.SplitHostPort(d.site.broker)
+	host, port, _ := net.SplitHostPort(d.site.Broker())
 	p := func(what, where string) { fmt.Fprintf(d.out, "  %-14s %s\n", what, where) }
 	fmt.Fprintln(d.out, "A gateway with three simulated instruments. Where to look:")
 	p("status page", "http://"+d.listen+"/")
-	p("readings", fmt.Sprintf("mosquitto_sub -h %s -p %s -t %s/readings", host, port, topics))
-	p("", fmt.Sprintf("broker %s, topics %s/{readings,alarms,status}", d.site.broker, topics))
+	p("readings", fmt.Sprintf("mosquitto_sub -h %s -p %s -t %s/readings", host, port, d.site.topics))
+	p("", fmt.Sprintf("broker %s, topics %s/{readings,alarms,status}", d.site.Broker(), d.site.topics))
 	p("configuration", d.config)
 	p("socket", fmt.Sprintf("%s  (%s status --config %s)", d.gw.socket, d.gw.cmd.Path, d.config))
 	p("log", log)
-	p("instruments", d.site.socket+"  (for $HOMEWARD_SIM)")
+	p("instruments", d.site.Socket()+"  (for $HOMEWARD_SIM)")
 	if d.length == 0 {
 		fmt.Fprintln(d.out, "Ctrl-C ends it.")
 	}
@@ -320,7 +320,7 @@ func (d *demo) end(state string) (wrong []string, err error) {
 	for _, s := range v.Sensors {
 		c.sensors[s.Name] = polls{s.Polls, s.Errors, s.Readings}
 	}
-	return append(wrong, d.site.acc.verify(c, d.site.channels())...), nil
+	return append(wrong, d.site.acc.verify(c, d.site.channels)...), nil
 }
 
 func (d *demo) summary(ran time.Duration, wrong []string) error {

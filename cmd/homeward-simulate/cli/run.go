@@ -16,7 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	simsite "homeward/drivers/sim/site"
+	"homeward/drivers/sim/site"
 )
 
 // runFlags are what a site is run with.
@@ -61,7 +61,7 @@ func addRun(root *cobra.Command) {
 }
 
 func (f *runFlags) run(ctx context.Context, path string) (err error) {
-	s, err := simsite.Load(path)
+	s, err := site.Load(path)
 	if err != nil {
 		return usageError{err}
 	}
@@ -80,7 +80,7 @@ func (f *runFlags) run(ctx context.Context, path string) (err error) {
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
 	say := &lines{w: f.out, start: time.Now()}
-	o := simsite.Options{
+	o := site.Options{
 		Dir: dir, Say: say.event, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Broker: func(l net.Listener) (io.Closer, error) { return serveBroker(l, nil) },
 	}
@@ -112,7 +112,7 @@ func (f *runFlags) run(ctx context.Context, path string) (err error) {
 	return r.Run(ctx)
 }
 
-func (f *runFlags) offer(path string, r *simsite.Running) {
+func (f *runFlags) offer(path string, r *site.Running) {
 	p := func(what, where string) { fmt.Fprintf(f.out, "  %-8s %s\n", what, where) }
 	fmt.Fprintf(f.out, "The simulated site %s:\n", path)
 	for _, l := range r.Offer() {
