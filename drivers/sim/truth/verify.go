@@ -77,7 +77,7 @@ type Example struct {
 type Recovery struct {
 	Fault   string `json:"fault"`
 	On      string `json:"on"`
-	Sensor  string `json:"sensor"`
+	Sensor  string `json:"sensor"` // empty: it concerns none
 	BeginMS int64  `json:"begin_ms"`
 	EndMS   int64  `json:"end_ms"` // 0: it lasted until the end
 	// AfterMS is from the fault's end to the first reading taken after it; nil: there is none.
@@ -602,6 +602,9 @@ func (v *verifier) recoveries() {
 		slices.SortFunc(x.heard, func(a, b mark) int { return cmp.Compare(a.from, b.from) })
 	}
 	for _, f := range v.faults {
+		if len(f.Sensors) == 0 { // of the broker, or the clock
+			v.report.Recovered = append(v.report.Recovered, Recovery{Fault: f.Fault.Fault, On: f.On, BeginMS: f.TimeMS, EndMS: f.end})
+		}
 		for _, name := range f.Sensors {
 			r := Recovery{Fault: f.Fault.Fault, On: f.On, Sensor: name, BeginMS: f.TimeMS, EndMS: f.end}
 			heard := v.sensors[v.byName[name]].heard
