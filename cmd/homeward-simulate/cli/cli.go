@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"homeward/drivers/sim/site"
 )
 
 // Exit codes of every command.
@@ -46,6 +48,10 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, errFailed):
 		return ExitFailed
 	}
+	if problems, ok := errors.AsType[site.Problems](err); ok { // one a line, as compilers do
+		fmt.Fprintln(stderr, problems.Error())
+		return ExitUsage
+	}
 	fmt.Fprintln(stderr, "homeward-simulate: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 	// What cobra says of unknown commands has no type of its own.
 	if errors.As(err, new(usageError)) || strings.HasPrefix(err.Error(), "unknown command") {
@@ -72,7 +78,7 @@ Ctrl-C. Exit 0 when it ended; 2 when the file has a mistake, each named with its
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	})
-	root.AddCommand(demoCommand())
+	root.AddCommand(demoCommand(), verifyCommand())
 	return root
 }
 
