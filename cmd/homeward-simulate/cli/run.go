@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"homeward/agent"
 	"homeward/drivers/sim/site"
 )
 
@@ -65,18 +66,11 @@ func (f *runFlags) run(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return usageError{err}
 	}
-	dir, keep := f.dir, f.dir != ""
-	if keep {
-		if dir, err = filepath.Abs(dir); err == nil {
-			err = os.MkdirAll(dir, 0o755)
-		}
-	} else {
-		dir, err = os.MkdirTemp("", "homeward-site-")
-	}
+	dir, err := siteFolder(f.dir)
 	if err != nil {
 		return err
 	}
-	if !keep {
+	if f.dir == "" {
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
 	say := &lines{w: f.out, start: time.Now()}
@@ -110,6 +104,21 @@ func (f *runFlags) run(ctx context.Context, path string) (err error) {
 	}
 	say.start = time.Now()
 	return r.Run(ctx)
+}
+
+// siteFolder makes dir, which may have been used before, or a temporary one.
+func siteFolder(dir string) (string, error) {
+	if dir == "" {
+		return os.MkdirTemp("", "homeward-site-")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if socket := agent.SocketPath(filepath.Join(dir, "state")); len(socket) > maxSocketPath {
+		return "", usageError{fmt.Errorf("%s is too long for a socket's path: want at most %d bytes; name a shorter folder with --dir", socket, maxSocketPath)}
+	}
+	return dir, os.MkdirAll(dir, 0o755)
 }
 
 func (f *runFlags) offer(path string, r *site.Running) {
