@@ -6,6 +6,8 @@
 // What it cannot tell: the chip has neither identity nor checksum, and nothing that was written can be read back. Whatever acknowledges its
 // instructions is taken for it, and a bit that flips on the way is a value that is wrong by that bit.
 //
+// periph.io's driver (devices v3.7.4) sends a reset for each power mode and takes a full register for a value, so this one is our own.
+//
 // Source: ROHM, BH1750FVI Technical Note, 2009.04 rev. B.
 package bh1750
 

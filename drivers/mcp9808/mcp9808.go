@@ -6,6 +6,8 @@
 //
 // What it cannot tell: a bit that flips on the way, as there is no checksum; such a value is wrong by what the bit is worth.
 //
+// periph.io's driver (devices v3.7.4) does not read the identity and notices no loss of settings, so this one is our own.
+//
 // Source: Microchip DS25095A.
 package mcp9808
 

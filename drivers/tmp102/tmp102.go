@@ -7,6 +7,8 @@
 // What it cannot tell: neither chip has an identity (but TI's LM75A) or a checksum, so another chip with the same registers, such as a TMP112, is taken
 // for the one, and a bit that flips on the way is a value that is wrong by that bit.
 //
+// periph.io's driver (devices v3.7.4) drops the errors of reading the configuration and checks no fixed bit, so this one is our own.
+//
 // Sources: TI SBOS397, NXP LM75A rev. 04, TI SNOS808.
 package tmp102
 
