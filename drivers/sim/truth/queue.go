@@ -29,6 +29,7 @@ type Queue struct {
 
 	values []Value
 	next   int // all before were taken, or were passed over
+	loose  int // the same for [Queue.TakeAny]
 	taken  []bool
 }
 
@@ -66,12 +67,14 @@ func (q *Queue) Take(v float64, ms int64, w Window) bool {
 	return false
 }
 
-// TakeAny takes the first value that a reading of v can be of, whatever its time, and says when it was served.
+// TakeAny takes the first value that a reading of v can be of, whatever its time, and says when it was served; calls
+// are in the order of what was served, too.
 func (q *Queue) TakeAny(v float64) (x Value, ok bool) {
-	for i := q.next; i < len(q.values); i++ {
-		if q.near(q.values[i], v) {
+	for i := q.loose; i < len(q.values); i++ {
+		if q.near(q.values[i], v) && !(i < len(q.taken) && q.taken[i]) {
 			x = q.values[i]
 			q.take(i)
+			q.loose = i + 1
 			return x, true
 		}
 	}
@@ -83,12 +86,12 @@ func (q *Queue) take(i int) {
 		q.taken = append(q.taken, make([]bool, len(q.values)-len(q.taken))...)
 	}
 	q.taken[i] = true
-	q.next = i + 1
+	q.next = max(q.next, i+1)
 }
 
 // Forget gives up the memory of what was taken and passed over.
 func (q *Queue) Forget() {
-	q.values, q.taken, q.next = q.values[q.next:], nil, 0
+	q.values, q.taken, q.next, q.loose = q.values[q.next:], nil, 0, 0
 }
 
 // Has says whether a reading of v at ms can be of a value that was served, and whether one of them was taken.

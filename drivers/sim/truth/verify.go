@@ -97,7 +97,7 @@ const (
 	maxLanes  = 1000
 	maxGaps   = 1_000_000
 	maxBeyond = 1_000_000 // readings more than values were served
-	maxLook   = 10_000    // readings that are looked for under other channels' names
+	maxLook   = 10_000    // readings that are not found, before the search gets coarser
 )
 
 type laneKey struct {
@@ -187,7 +187,9 @@ type verifier struct {
 	unheard  []mark // of gap records
 	first    int64  // a gateway was there: between these
 	last     int64
-	looked   int
+	end      int64 // of what the truth tells
+	looked   int   // readings for which other channels were asked
+	searched int   // readings without a time that were not found
 }
 
 // Verify compares the truth of a site with what arrived: readings as JSON lines, as homeward decode prints them, in any
@@ -234,7 +236,7 @@ func (v *verifier) truth(in io.Reader) (err error) {
 	}
 	v.report.Complete, err = Read(in, Reader{
 		Site: func(s Site) error {
-			v.clocks = []clock{{0, s.OffsetMS}}
+			v.clocks = []clock{{s.TimeMS, s.OffsetMS}}
 			return nil
 		},
 		Sensor: func(s Sensor) error {
@@ -252,12 +254,14 @@ func (v *verifier) truth(in io.Reader) (err error) {
 			c := v.channels[v.byFull[s.Channel]]
 			c.queue.Add(Value{s.Value, s.TimeMS})
 			v.report.Served++
+			v.end = max(v.end, s.TimeMS)
 			if !v.sensors[c.sensor].Talks { // somebody asked
 				see(s.TimeMS)
 			}
 			return nil
 		},
 		Fault: func(f Fault) error {
+			v.end = max(v.end, f.TimeMS)
 			if f.On == OnClock && f.Fault == "clock-jump" {
 				v.clocks = append(v.clocks, clock{f.TimeMS, f.OffsetMS})
 			}
@@ -450,12 +454,16 @@ func (v *verifier) machine(ms int64) (times []int64) {
 	const slack = 5000
 	for i, c := range v.clocks {
 		t := ms - c.offset
-		if t >= c.from-slack && (i+1 == len(v.clocks) || t <= v.clocks[i+1].from+slack) && !slices.Contains(times, t) {
+		until := v.end
+		if i+1 < len(v.clocks) {
+			until = v.clocks[i+1].from
+		}
+		if t >= c.from-slack && t <= until+slack && !slices.Contains(times, t) {
 			times = append(times, t)
 		}
 	}
 	if times == nil {
-		times = []int64{ms}
+		times = []int64{ms - v.clocks[0].offset}
 	}
 	return times
 }
@@ -492,9 +500,14 @@ func (v *verifier) compare() {
 			continue
 		case stale:
 			v.report.Stale++
-			if at, ok := c.queue.TakeAny(r.value); ok {
+			at, ok := Value{}, false
+			if v.searched < maxLook { // each that is not found has cost a look at all
+				at, ok = c.queue.TakeAny(r.value)
+			}
+			if ok {
 				x.heard = append(x.heard, mark{at.MS, at.MS})
 			} else {
+				v.searched++
 				v.find(Wrong, 1, v.example(*r, "no such value was served that no other reading is of"))
 			}
 			continue
