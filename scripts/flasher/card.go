@@ -21,7 +21,10 @@ type progress interface {
 }
 
 // spoiled is an error after the first byte was written.
-type spoiled struct{ err error }
+type spoiled struct {
+	err  error
+	hint string
+}
 
 func (s spoiled) Error() string { return s.err.Error() }
 func (s spoiled) Unwrap() error { return s.err }
@@ -29,7 +32,7 @@ func (s spoiled) Unwrap() error { return s.err }
 // flash writes the image, reads it back, makes it ready, reads that back, and writes the
 // first headSize bytes last. Any error after the first write is a spoiled: what is on the
 // device then has no partition table.
-func flash(ctx context.Context, img *Image, dev Device, limit int64, prepare func(*overlay, []Partition) error, after func() error, p progress) (*Written, error) {
+func flash(ctx context.Context, img *Image, dev Device, limit int64, prepare func(*overlay, []Partition) error, p progress) (*Written, error) {
 	r, err := img.open(ctx)
 	if err != nil {
 		return nil, err
@@ -41,8 +44,8 @@ func flash(ctx context.Context, img *Image, dev Device, limit int64, prepare fun
 	}
 	w := &Written{}
 	// From here on the card is not what it was.
-	if err := w.write(ctx, img, dev, limit, head, r, prepare, after, p); err != nil {
-		return nil, spoiled{err}
+	if err := w.write(ctx, img, dev, limit, head, r, prepare, p); err != nil {
+		return nil, spoiled{err: err}
 	}
 	return w, nil
 }
@@ -54,7 +57,7 @@ type Written struct {
 	Edited int64  // bytes changed in it
 }
 
-func (w *Written) write(ctx context.Context, img *Image, dev Device, limit int64, head []byte, r io.Reader, prepare func(*overlay, []Partition) error, after func() error, p progress) error {
+func (w *Written) write(ctx context.Context, img *Image, dev Device, limit int64, head []byte, r io.Reader, prepare func(*overlay, []Partition) error, p progress) error {
 	zero := make([]byte, headSize)
 	if err := put(dev, zero, 0); err != nil {
 		return err
@@ -120,11 +123,6 @@ func (w *Written) write(ctx context.Context, img *Image, dev Device, limit int64
 		return err
 	}
 	w.Edited = int64(len(blocks)) * blockSize
-	if after != nil {
-		if err := after(); err != nil {
-			return err
-		}
-	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}

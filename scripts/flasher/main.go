@@ -49,7 +49,6 @@ type world struct {
 	err    io.Writer
 	tty    bool // out is a terminal
 	ttyIn  bool
-	fsck   func(ctx context.Context, path string, offset int64) error
 	search []string // where a homeward binary may be
 }
 
@@ -61,7 +60,6 @@ func main() {
 		open:  func(p string) (Device, error) { return openBlock(p) },
 		stdin: os.Stdin, out: os.Stdout, err: os.Stderr,
 		tty: isTerminal(os.Stdout), ttyIn: isTerminal(os.Stdin),
-		fsck:   e2fsck,
 		search: []string{"bin/homeward", "../../bin/homeward", "homeward"},
 	}
 	os.Exit(w.run(ctx, os.Args[1:]))
@@ -84,7 +82,7 @@ func (w *world) run(ctx context.Context, args []string) int {
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			what = "stopped"
 		}
-		fmt.Fprintln(w.err, what)
+		fmt.Fprintln(w.err, what+"\n"+s.hint)
 	case ctx.Err() != nil:
 		fmt.Fprintln(w.err, "stopped; nothing was written")
 	default:
@@ -129,7 +127,6 @@ func (w *world) parse(args []string) (*options, error) {
 	f.StringVar(&o.hashFile, "user-hash-file", "", "`FILE` with the user's password as openssl passwd -6 prints it (default: no password, keys only)")
 	f.Var(&o.keyFiles, "ssh-key", "public key `FILE` that may log in by ssh; repeatable")
 	f.Var(&o.enable, "enable", "switch on `i2c,spi,w1,uart` in config.txt")
-	f.StringVar(&o.set.Place, "place", "auto", "where files wait for first boot: `root|boot|auto` partition")
 	var rest []string
 	for len(args) > 0 {
 		if err := f.Parse(args); err != nil {
@@ -301,22 +298,14 @@ func (i *Image) describe() string {
 }
 
 // steps gives what happens to the written image.
-func (o *options) steps(w *world, result **Prepared, path string) (prepare func(*overlay, []Partition) error, after func(ctx context.Context) error) {
+func (o *options) steps(done **Prepared) func(*overlay, []Partition) error {
 	if o.set.empty() {
-		return nil, func(context.Context) error { return nil }
-	}
-	prepare = func(ov *overlay, parts []Partition) error {
-		d, err := o.set.prepare(ov, parts)
-		*result = d
-		return err
-	}
-	after = func(ctx context.Context) error {
-		if d := *result; d != nil && d.Root != nil {
-			return w.fsck(ctx, path, d.Root.Start)
-		}
 		return nil
 	}
-	return prepare, after
+	return func(ov *overlay, parts []Partition) (err error) {
+		*done, err = o.set.prepare(ov, parts)
+		return err
+	}
 }
 
 func (w *world) report(img *Image, got *Written, d *Prepared) {
@@ -352,15 +341,14 @@ func (w *world) toFile(ctx context.Context, o *options, img *Image, p progress) 
 		limit = img.End + 64<<20
 	}
 	var d *Prepared
-	prepare, after := o.steps(w, &d, part)
-	got, err := flash(ctx, img, dev, limit, prepare, func() error { return after(ctx) }, p)
+	got, err := flash(ctx, img, dev, limit, o.steps(&d), p)
 	if err == nil {
 		if err = os.Rename(part, o.out); err == nil {
 			err = syncDir(filepath.Dir(o.out))
 		}
 	}
 	if err != nil {
-		return spoiled{fmt.Errorf("%w\nno image was made; %s was not touched", err, o.image)}
+		return spoiled{err, fmt.Sprintf("no image was made; %s was not touched", o.image)}
 	}
 	w.report(img, got, d)
 	w.say("done      %s", o.out)
@@ -370,7 +358,7 @@ func (w *world) toFile(ctx context.Context, o *options, img *Image, p progress) 
 func (w *world) plan(o *options) {
 	s := &o.set
 	if s.firstBoot() {
-		files, err := s.stage("unit")
+		files, err := s.stage()
 		if err == nil {
 			for _, f := range files {
 				w.say("would put %s  %s", f.name, bytesText(int64(len(f.data))))
@@ -390,23 +378,6 @@ func syncDir(dir string) error {
 	}
 	defer d.Close()
 	return d.Sync()
-}
-
-// e2fsck looks at the edited root file system, where the machine has the tool, through its
-// own eyes.
-func e2fsck(ctx context.Context, path string, offset int64) error {
-	bin, err := exec.LookPath("e2fsck")
-	if err != nil {
-		if bin, err = exec.LookPath("/usr/sbin/e2fsck"); err != nil {
-			return fmt.Errorf("the edited root partition cannot be checked: install e2fsprogs, or say --place boot")
-		}
-	}
-	out, err := exec.CommandContext(ctx, bin, "-fn", fmt.Sprintf("%s?offset=%d", path, offset)).CombinedOutput()
-	if err != nil {
-		last, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n\n")
-		return fmt.Errorf("e2fsck does not like the edited root partition (%w: %.300q): try --place boot", err, last)
-	}
-	return nil
 }
 
 // ask lets the user type the device's name.

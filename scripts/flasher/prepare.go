@@ -2,15 +2,15 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
-
-	"encoding/binary"
 
 	"github.com/diskfs/go-diskfs/filesystem"
 	"github.com/diskfs/go-diskfs/filesystem/ext4"
@@ -18,10 +18,9 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/fat32"
 )
 
-// Prepared says what was put on the card and where.
+// Prepared says what was put on the card.
 type Prepared struct {
 	Lines []string
-	Root  *Partition // where it was edited
 }
 
 func (p *Prepared) say(format string, args ...any) {
@@ -43,43 +42,21 @@ func (s *Settings) edit(o *overlay, parts []Partition) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, rootPart, rootErr := openExt4(o, parts)
-
-	hook, script := "unit", ""
+	script := ""
 	if s.firstBoot() {
-		why := rootErr
-		if s.Place != "boot" && why == nil {
-			before := o.mark()
-			if why = guard(func() error { return s.prepareRoot(o, rootPart, root, done) }); why == nil {
-				done.Root = rootPart
-			} else {
-				o.back(before)
-				done.Lines = nil
-			}
+		script = path.Join(bootDir(o, parts), scriptName)
+		files, err := s.stage()
+		if err != nil {
+			return nil, err
 		}
-		if done.Root == nil {
-			if s.Place == "root" {
-				return nil, fmt.Errorf("root partition: %w: try --place boot", why)
+		for _, f := range files {
+			if err := putFile(boot, "/"+f.name, f.data); err != nil {
+				return nil, fmt.Errorf("boot partition: %s: %w", f.name, err)
 			}
-			if s.Place == "auto" {
-				done.say("root partition not edited: %v", why)
-			}
-			hook = "cmdline"
-			dir := bootDir(o, parts)
-			script = path.Join(dir, scriptName)
-			files, err := s.stage(hook)
-			if err != nil {
-				return nil, err
-			}
-			for _, f := range files {
-				if err := putFile(boot, "/"+f.name, f.data); err != nil {
-					return nil, fmt.Errorf("boot partition: %s: %w", f.name, err)
-				}
-				done.say("boot  /%s  %s", f.name, bytesText(int64(len(f.data))))
-			}
+			done.say("boot  /%s  %s", f.name, bytesText(int64(len(f.data))))
 		}
 	}
-	uart := has(s.Enable, "uart")
+	uart := slices.Contains(s.Enable, "uart")
 	if script != "" || uart {
 		if err := editFile(boot, "/cmdline.txt", done, func(t string) (string, error) { return editCmdline(t, script, uart) }); err != nil {
 			return nil, err
@@ -115,15 +92,6 @@ func (s *Settings) edit(o *overlay, parts []Partition) (*Prepared, error) {
 	return done, nil
 }
 
-func has(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
-}
-
 // guard makes an error of a panic: the library trusts what it reads, and images are not ours.
 func guard(do func() error) (err error) {
 	defer func() {
@@ -132,61 +100,6 @@ func guard(do func() error) (err error) {
 		}
 	}()
 	return do()
-}
-
-func (s *Settings) prepareRoot(o *overlay, p *Partition, root *ext4.FileSystem, done *Prepared) error {
-	// s_feature_incompat: go-diskfs 1.9.4 writes 64-byte group descriptors only.
-	sb := make([]byte, 1024)
-	if _, err := o.ReadAt(sb, p.Start+1024); err != nil {
-		return err
-	}
-	if binary.LittleEndian.Uint32(sb[96:])&0x80 == 0 {
-		return errors.New("an ext4 without the feature 64bit can only be read")
-	}
-	for _, dir := range []string{"/var/lib", unitDir} {
-		if st, err := root.Stat(rel(dir)); err != nil || !st.IsDir() {
-			return fmt.Errorf("no %s in it: not a system with systemd", dir)
-		}
-	}
-	files, err := s.stage("unit")
-	if err != nil {
-		return err
-	}
-	if err := mkdir(root, stageRoot); err != nil {
-		return err
-	}
-	if err := root.Chmod(rel(stageRoot), 0o700); err != nil {
-		return err
-	}
-	for _, f := range files {
-		to := stageRoot + "/" + f.name
-		if err := putFile(root, to, f.data); err != nil {
-			return fmt.Errorf("%s: %w", to, err)
-		}
-		if err := root.Chmod(rel(to), os.FileMode(f.mode)); err != nil {
-			return fmt.Errorf("%s: %w", to, err)
-		}
-		done.say("root  %s  %s", to, bytesText(int64(len(f.data))))
-	}
-	unit, wants := unitDir+"/"+unitName, unitDir+"/multi-user.target.wants"
-	if err := putFile(root, unit, []byte(unitText)); err != nil {
-		return fmt.Errorf("%s: %w", unit, err)
-	}
-	if err := root.Chmod(rel(unit), 0o644); err != nil {
-		return err
-	}
-	if err := mkdir(root, wants); err != nil {
-		return err
-	}
-	link := wants + "/" + unitName
-	if have, err := root.ReadLink(rel(link)); err != nil || have != unit {
-		_ = root.Remove(rel(link))
-		if err := root.Symlink(unit, rel(link)); err != nil {
-			return fmt.Errorf("%s: %w", link, err)
-		}
-	}
-	done.say("root  %s", unit)
-	return root.Close()
 }
 
 // openFAT finds the boot partition: the first FAT file system with a cmdline.txt or config.txt.
@@ -259,13 +172,6 @@ func bootDir(o *overlay, parts []Partition) string {
 
 // rel is name as the library wants it.
 func rel(name string) string { return strings.TrimPrefix(name, "/") }
-
-func mkdir(fsys filesystem.FileSystem, dir string) error {
-	if st, err := fsys.Stat(rel(dir)); err == nil && st.IsDir() {
-		return nil
-	}
-	return fsys.Mkdir(rel(dir))
-}
 
 // putFile replaces a file and reads it back.
 func putFile(fsys filesystem.FileSystem, name string, data []byte) error {

@@ -16,7 +16,7 @@ type staged struct {
 }
 
 // stage gives the script for first boot and its files.
-func (s *Settings) stage(hook string) ([]staged, error) {
+func (s *Settings) stage() ([]staged, error) {
 	var files []staged
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -68,7 +68,7 @@ func (s *Settings) stage(hook string) ([]staged, error) {
 	if s.Package != "" || s.Config != "" {
 		line("step service start_homeward")
 	}
-	script := strings.NewReplacer("@HOOK@", hook, "@STEPS@", b.String()).Replace(scriptText)
+	script := strings.Replace(scriptText, "@STEPS@", b.String(), 1)
 	return append(files, staged{scriptName, []byte(script), 0o700}), nil
 }
 
@@ -76,9 +76,6 @@ const (
 	// Flat names with one beginning: a directory that the library makes on FAT has a wrong "..".
 	stagePrefix = "homeward-first-boot-"
 	scriptName  = "homeward-first-boot.sh"
-	stageRoot   = "/var/lib/homeward-first-boot" // on the root partition
-	unitName    = "homeward-first-boot.service"
-	unitDir     = "/etc/systemd/system"
 )
 
 // quote makes one word of s for a shell.
@@ -171,29 +168,20 @@ start_homeward() {
 		echo "no homeward.service: install the package by hand"
 		return 0
 	fi
-	systemctl enable homeward.service || return 1
-	# Not while the script is all that systemd runs.
-	if [ @HOOK@ = unit ]; then systemctl restart --no-block homeward.service; fi
+	systemctl enable homeward.service # it starts after the restart that follows
 }
 
 @STEPS@
 for boot in "$R/boot/firmware" "$R/boot"; do
 	[ ! -e "$boot/cmdline.txt" ] || break
 done
-if [ @HOOK@ = unit ]; then
-	if [ -z "$failed" ]; then
-		rm -f "$R/etc/systemd/system/multi-user.target.wants/homeward-first-boot.service" "$R/etc/systemd/system/homeward-first-boot.service"
-	fi
-else
-	# Never twice: it would start again and again.
-	if [ -e "$boot/cmdline.txt" ]; then
-		sed -i 's| systemd\.run=[^ ]*homeward-first-boot[^ ]*||; s| systemd\.run_success_action=reboot||; s| systemd\.unit=kernel-command-line\.target||' "$boot/cmdline.txt"
-	fi
+# Never twice: it would start again and again.
+if [ -e "$boot/cmdline.txt" ]; then
+	sed -i 's| systemd\.run=[^ ]*homeward-first-boot[^ ]*||; s| systemd\.run_success_action=reboot||; s| systemd\.unit=kernel-command-line\.target||' "$boot/cmdline.txt"
 fi
 if [ -z "$failed" ]; then
 	rm -f "$boot/homeward-first-boot.log"
 	rm -f "$HERE"/homeward-first-boot-* "$HERE/homeward-first-boot.sh"
-	if [ @HOOK@ = unit ]; then rmdir "$HERE"; fi
 	echo done
 else
 	echo "FAILED:$failed"
@@ -201,20 +189,4 @@ else
 fi
 sync
 exit 0
-`
-
-// unitText starts the script at each boot until it succeeded.
-var unitText = `[Unit]
-Description=Homeward's first boot
-After=local-fs.target systemd-user-sessions.service userconfig.service dbus.service
-Before=getty.target
-ConditionPathExists=` + stageRoot + `/` + scriptName + `
-
-[Service]
-Type=oneshot
-ExecStart=/bin/sh ` + stageRoot + `/` + scriptName + `
-TimeoutStartSec=15min
-
-[Install]
-WantedBy=multi-user.target
 `

@@ -27,7 +27,6 @@ type Settings struct {
 	Hash     string   // crypt(3) of the user's password; empty: no password, keys only
 	Keys     []string // lines of authorized_keys
 	Enable   []string // i2c, spi, w1, uart
-	Place    string   // auto, root or boot: where the files wait for first boot
 }
 
 // Put is one file for the gateway.
@@ -125,9 +124,6 @@ func (s *Settings) check() error {
 		if _, ok := switches[e]; !ok {
 			return fmt.Errorf("--enable %q: want i2c, spi, w1 or uart", e)
 		}
-	}
-	if !slices.Contains([]string{"auto", "root", "boot"}, s.Place) {
-		return fmt.Errorf("--place %q: want auto, root or boot", s.Place)
 	}
 	if s.Package != "" && !pkgRE.MatchString(filepath.Base(s.Package)) {
 		return fmt.Errorf("--package %s: want a .deb file, as homeward_0.3.0_arm64.deb", s.Package)
