@@ -3,6 +3,8 @@ package cli
 import (
 	"bytes"
 	"context"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,8 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"homeward/agent/config"
 	"homeward/agent/status"
+	"homeward/drivers/all"
 	"homeward/drivers/sim"
+	"homeward/drivers/sim/site"
 	"homeward/drivers/sim/truth"
 )
 
@@ -141,4 +146,31 @@ func (b *safeBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// TestExamples: a gateway takes the configuration of every site in configs/sites.
+func TestExamples(t *testing.T) {
+	paths, err := filepath.Glob("../../../configs/sites/*.yaml")
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	for _, path := range paths {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			s, err := site.Load(path)
+			require.NoError(t, err)
+			r, err := s.Open(site.Options{Dir: t.TempDir(), Broker: func(l net.Listener) (io.Closer, error) { return serveBroker(l, nil) }})
+			require.NoError(t, err)
+			defer r.Close()
+			c, err := config.Parse("gateway.yaml", []byte(r.Config("/tmp/state", false)), all.Factories)
+			require.NoError(t, err)
+			require.Empty(t, c.Warnings)
+			var channels []string
+			for i := range c.Sensors {
+				require.False(t, c.Sensors[i].Disabled)
+				for _, ch := range c.Sensors[i].Channels {
+					channels = append(channels, c.Sensors[i].Full(ch.Name))
+				}
+			}
+			require.Equal(t, s.Channels(), channels, "what the truth file tells of")
+		})
+	}
 }

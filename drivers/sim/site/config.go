@@ -2,6 +2,8 @@ package site
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,10 +65,37 @@ func (r *Running) portConfig(p func(string, ...any), s *sensor) {
 
 func (r *Running) talkerConfig(p func(string, ...any), s *sensor) {
 	r.portConfig(p, s)
-	p("    channels:")
-	for _, c := range s.channels {
-		p("      - {name: %q, unit: %q}", c.name, c.unit)
+	format := s.port.talker.format
+	if format != "" {
+		p("    pattern: %q", pattern(format, s.channels))
 	}
+	p("    channels:")
+	for i, c := range s.channels {
+		if format != "" {
+			p("      - {name: %q, group: %s, unit: %q}", c.name, group(i), c.unit)
+		} else {
+			p("      - {name: %q}", c.name)
+		}
+	}
+}
+
+// placeholder is where a value stands in a talker's format; see [sim.CheckLines].
+var placeholder = regexp.MustCompile(`\{([A-Za-z0-9_.-]+)(?::[^}]*)?\}`)
+
+// group names the group of a channel: a channel's name may have signs that a group's may not.
+func group(i int) string { return fmt.Sprintf("v%d", i) }
+
+// pattern is the regular expression that takes apart what a format makes.
+func pattern(format string, channels []channel) string {
+	var b strings.Builder
+	last := 0
+	for _, m := range placeholder.FindAllStringSubmatchIndex(format, -1) {
+		b.WriteString(regexp.QuoteMeta(format[last:m[0]]))
+		i := slices.IndexFunc(channels, func(c channel) bool { return c.name == format[m[2]:m[3]] })
+		fmt.Fprintf(&b, ` *(?P<%s>[-+0-9.e]+) *`, group(i))
+		last = m[1]
+	}
+	return b.String() + regexp.QuoteMeta(format[last:])
 }
 
 func (r *Running) modbusConfig(p func(string, ...any), s *sensor) {

@@ -420,7 +420,7 @@ func (p *parse) talker(x node, t *port) {
 	if !ok {
 		return
 	}
-	s := p.sensor(f, talkerKind, "text")
+	s := p.sensor(f, talkerKind, "line")
 	s.talks, s.port = true, t
 	t.talker = &talker{sensor: s, waves: map[string]wave{}}
 	p.also(t.name, s)
