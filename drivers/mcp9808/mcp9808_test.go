@@ -107,6 +107,33 @@ func TestDeadBus(t *testing.T) {
 	}
 }
 
+// TestIdentity: both registers count, the revision does not.
+func TestIdentity(t *testing.T) {
+	for _, c := range []struct {
+		manufacturer, device uint16
+		want                 error
+	}{
+		{0x0054, 0x0400, nil}, {0x0054, 0x0401, nil},
+		{0x0054, 0x0201, drivers.ErrWrong}, // an MCP9804: DS22203C register 5-6
+		{0x0055, 0x0400, drivers.ErrWrong}, {0x0000, 0x0400, drivers.ErrWrong}, {0x0054, 0x0000, drivers.ErrWrong},
+		{0, 0, drivers.ErrCheck}, {0xFFFF, 0xFFFF, drivers.ErrCheck},
+	} {
+		_, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
+			e := bench(21.4)(t).Env
+			e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(_ int, w, r []byte) {
+				switch w[0] {
+				case 6:
+					copy(r, []byte{byte(c.manufacturer >> 8), byte(c.manufacturer & 0xFF)})
+				case 7:
+					copy(r, []byte{byte(c.device >> 8), byte(c.device & 0xFF)})
+				}
+			}}
+			return e
+		})
+		require.ErrorIs(t, err, c.want, "%04x %04x", c.manufacturer, c.device)
+	}
+}
+
 func TestCheckNamesMistakes(t *testing.T) {
 	bad := 0x48
 	for _, tc := range []struct {

@@ -163,6 +163,36 @@ func TestStuck(t *testing.T) {
 	require.Empty(t, got)
 }
 
+// TestFirstConfiguration: what the configuration of another chip, or of none, may read when it is opened.
+func TestFirstConfiguration(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		word uint16
+		want error
+		says string
+	}{
+		{"tmp102", 0x60A0, nil, ""}, {"tmp102", 0xE1B0, nil, ""},
+		{"tmp102", 0x60A1, drivers.ErrCheck, "bits 3 to 0"}, {"tmp102", 0x60A8, drivers.ErrCheck, "bits 3 to 0"}, {"tmp102", 0xFFFF, drivers.ErrCheck, "nothing drives"},
+		{"tmp102", 0x20A0, drivers.ErrWrong, "driver: lm75"}, {"tmp102", 0x40A0, drivers.ErrWrong, "driver: lm75"}, {"tmp102", 0x0000, drivers.ErrWrong, "driver: lm75"},
+		{"lm75", 0x0000, nil, ""}, {"lm75", 0x1F00, nil, ""},
+		{"lm75", 0x6000, drivers.ErrWrong, "driver: tmp102"}, {"lm75", 0x2000, drivers.ErrWrong, "bits 7 to 5"}, {"lm75", 0x8000, drivers.ErrWrong, "bits 7 to 5"}, {"lm75", 0xFF00, drivers.ErrCheck, "nothing drives"},
+	} {
+		_, err := chiptest.Read(t, options(c.name), 1, func(t *testing.T) drivers.Env {
+			e := bench(c.name, 21.4)(t).Env
+			e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(n int, _, r []byte) {
+				if n == 1 {
+					copy(r, []byte{byte(c.word >> 8), byte(c.word & 0xFF)})
+				}
+			}}
+			return e
+		})
+		require.ErrorIs(t, err, c.want, "%s %04x", c.name, c.word)
+		if c.want != nil {
+			require.ErrorContains(t, err, c.says, "%s %04x", c.name, c.word)
+		}
+	}
+}
+
 func TestCheckNamesMistakes(t *testing.T) {
 	high, odd := 0x4C, drivers.Unit("F")
 	for _, tc := range []struct {
