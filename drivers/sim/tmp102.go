@@ -92,9 +92,13 @@ func (c *TMP102) write(v uint16) {
 	case 1:
 		was := c.config
 		c.config = v&0x1FD0 | tmp102PowerOn&0x6020 // R1, R0 and AL are read-only, the rest reads 0
+		now := c.world.now()
+		if v&0x0100 != 0 && now.Before(c.done.Add(-tmp102Convert)) {
+			c.done = time.Time{} // it waited for the next one to begin
+		}
 		switch {
 		case v&0x0100 == 0 && was&0x0100 != 0, v&0x0100 != 0 && v&0x8000 != 0 && c.done.IsZero():
-			c.done = c.world.now().Add(tmp102Convert)
+			c.done = now.Add(tmp102Convert)
 		}
 	default:
 		c.limits[c.pointer-2] = v

@@ -96,6 +96,22 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// TestLongPowered: a chip that is opened at any moment between two of its own conversions.
+func TestLongPowered(t *testing.T) {
+	for _, name := range []string{"tmp102", "lm75"} {
+		for ms := time.Duration(1); ms < 600; ms += 7 {
+			got, err := chiptest.Read(t, options(name), 2, func(t *testing.T) drivers.Env {
+				e := bench(name, 21.4)(t).Env
+				time.Sleep(ms * time.Millisecond)
+				return e
+			})
+			require.NoError(t, err, "%s after %d ms", name, ms)
+			require.Len(t, got, 2)
+			require.InDelta(t, 21.4, got[1].Value, 0.07)
+		}
+	}
+}
+
 // TestPowerLost: before a reading, and while the TMP102 converts, when its register reads 0 Cel.
 func TestPowerLost(t *testing.T) {
 	for _, name := range []string{"tmp102", "lm75"} {
