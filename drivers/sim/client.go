@@ -62,6 +62,16 @@ func PortPath(ctx context.Context, name string) (string, error) {
 	return r.Path, err
 }
 
+// List names the buses, devices and ports of the simulator behind $HOMEWARD_SIM, with the prefix.
+func List(ctx context.Context) ([]drivers.Bus, error) {
+	r, err := once(ctx, "list", request{Op: opList})
+	var list []drivers.Bus
+	for _, b := range r.Buses {
+		list = append(list, drivers.Bus{Kind: b.Kind, Name: Prefix + b.Name})
+	}
+	return list, err
+}
+
 // Clock is the simulated site's clock: whether it is synchronised, and how far it is ahead of this machine's.
 func Clock(ctx context.Context) (trusted bool, offset time.Duration, err error) {
 	r, err := once(ctx, "clock", request{Op: opClock})

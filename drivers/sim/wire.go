@@ -32,6 +32,7 @@ const (
 	opTx    = "tx"    // Addr (I2C only), W, N → R
 	opPort  = "port"  // Name → Path
 	opClock = "clock" // → Trusted, OffsetNS
+	opList  = "list"  // → Buses
 )
 
 type request struct {
@@ -50,6 +51,14 @@ type reply struct {
 	Path     string `json:"path,omitempty"`
 	Trusted  bool   `json:"trusted,omitempty"`
 	OffsetNS int64  `json:"offset_ns,omitempty"`
+
+	Buses []listed `json:"buses,omitempty"`
+}
+
+// listed is a bus by its kind and its name without the prefix.
+type listed struct {
+	Kind drivers.BusKind `json:"kind"`
+	Name string          `json:"name"`
 }
 
 // classes are the errors that keep their meaning over the socket.

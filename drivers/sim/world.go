@@ -122,6 +122,24 @@ func (w *World) Open(bus drivers.Bus) (Opened, error) {
 	return Opened{}, fmt.Errorf("sim: %s: kind %q cannot be opened this way: want i2c or spi", bus.Name, bus.Kind)
 }
 
+// List names what the site has, with the prefix, sorted by kind and name. Chips on a bus are not told: who wants to know
+// them has to look, as on a real one.
+func (w *World) List() []drivers.Bus {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var list []drivers.Bus
+	for _, name := range slices.Sorted(maps.Keys(w.i2c)) {
+		list = append(list, drivers.Bus{Kind: drivers.I2C, Name: Prefix + name})
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.serial)) {
+		list = append(list, drivers.Bus{Kind: drivers.Serial, Name: Prefix + name})
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.spi)) {
+		list = append(list, drivers.Bus{Kind: drivers.SPI, Name: Prefix + name})
+	}
+	return list
+}
+
 // PortPath is the path of a serial line's terminal; unplugged, it is [drivers.ErrGone].
 func (w *World) PortPath(name string) (string, error) {
 	name = strings.TrimPrefix(name, Prefix)
@@ -253,8 +271,12 @@ func (w *World) client(c net.Conn) error {
 			var offset time.Duration
 			r.Trusted, offset = w.Clock()
 			r.OffsetNS = int64(offset)
+		case opList:
+			for _, b := range w.List() {
+				r.Buses = append(r.Buses, listed{b.Kind, strings.TrimPrefix(b.Name, Prefix)})
+			}
 		default:
-			err = fmt.Errorf("operation %q: want open, tx, port or clock", q.Op)
+			err = fmt.Errorf("operation %q: want open, tx, port, clock or list", q.Op)
 		}
 		if err != nil {
 			r = failure(err)

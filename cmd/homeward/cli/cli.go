@@ -91,7 +91,7 @@ few messages as possible.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	})
-	root.AddCommand(runCommand(), checkCommand(), statusCommand(), decodeCommand(), bufferCommand(), planCommand(), versionCommand())
+	root.AddCommand(runCommand(), checkCommand(), scanCommand(), statusCommand(), decodeCommand(), bufferCommand(), planCommand(), versionCommand())
 	return root
 }
 

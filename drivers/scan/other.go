@@ -1,0 +1,52 @@
+package scan
+
+import (
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"homeward/drivers"
+)
+
+// spi lists the devices that the kernel gives programs a file for. None is opened.
+func (o *Options) spi(r *Result, simulated []drivers.Bus) {
+	add := func(name, path string) {
+		if !o.wanted(name) {
+			return
+		}
+		d := Device{Name: name, Users: o.users(path, name), Note: "SPI tells nothing of what is connected"}
+		d.Config = snippet("spi"+strings.NewReplacer(":", "", "/", "", ".", "-").Replace(strings.TrimPrefix(strings.TrimPrefix(name, "/dev/spidev"), "sim:spi")), "mcp3008", "bus", name, "channels: [{name: input0, input: 0, unit: V}]")
+		r.SPI = append(r.SPI, d)
+	}
+	for _, p := range o.glob("/dev/spidev*") {
+		add("/dev/"+filepath.Base(p), p)
+	}
+	for _, b := range simulated {
+		if b.Kind == "spi" {
+			add(b.Name, "")
+		}
+	}
+}
+
+// w1Families are the thermometers that the kernel's w1_therm reads, by family code (Documentation/w1/slaves/w1_therm.rst).
+var w1Families = map[string]string{"10": "ds18s20", "22": "ds1822", "28": "ds18b20", "3b": "max31850", "42": "ds28ea00"}
+
+var w1ID = regexp.MustCompile(`^([0-9a-f]{2})-[0-9a-f]{12}$`)
+
+// w1 lists what the kernel has found on its 1-Wire buses.
+func (o *Options) w1(r *Result) {
+	for _, p := range o.glob("/sys/bus/w1/devices/*") {
+		m := w1ID.FindStringSubmatch(filepath.Base(p))
+		if m == nil {
+			continue
+		}
+		d := Device{Name: m[0], Bus: "/sys/bus/w1/devices", Chip: w1Families[m[1]]}
+		if !o.wanted(d.Bus, d.Name) {
+			continue
+		}
+		if d.Chip == "" {
+			d.Note = "family " + m[1] + ": not a thermometer that this program reads"
+		}
+		r.W1 = append(r.W1, d)
+	}
+}
