@@ -17,12 +17,12 @@ type MCP9808 struct {
 	limits     [3]uint16 // upper, lower, critical
 	resolution byte
 	celsius    float64
-	at         time.Time
-	fresh      bool
+	fresh      bool // there was a conversion
 	next       time.Time
 }
 
-// NewMCP9808 makes an MCP9808 that lives in w: it tells name/temperature (°C).
+// NewMCP9808 makes an MCP9808 that lives in w: it tells name/temperature (°C), each time that it is read, with that time: the chip
+// measures by itself, and nobody who reads it knows when.
 func NewMCP9808(w *World, name string, temperature Value) *MCP9808 {
 	c := &MCP9808{name: name, world: w, temperature: or(temperature, 20)}
 	c.Reset()
@@ -88,8 +88,7 @@ func (c *MCP9808) I2C(w []byte, n int) ([]byte, bool) {
 // ambient is the temperature with its flags (register 5-4).
 func (c *MCP9808) ambient() uint16 {
 	if c.fresh {
-		c.world.served(c.name+"/temperature", c.celsius, c.at)
-		c.fresh = false
+		c.world.served(c.name+"/temperature", c.celsius, c.world.now())
 	}
 	limit := func(i int) float64 { return float64(int16(c.limits[i]<<3)) / 128 }
 	v := uint16(int16(c.celsius*16)) & 0x1FFF
@@ -110,9 +109,9 @@ func (c *MCP9808) advance() {
 	if c.config&0x100 != 0 || now.Before(c.next) {
 		return
 	}
-	c.at = c.next.Add(now.Sub(c.next) / c.period() * c.period())
-	c.next = c.at.Add(c.period())
+	at := c.next.Add(now.Sub(c.next) / c.period() * c.period())
+	c.next = at.Add(c.period())
 	step := float64(int(2) << c.resolution) // 0.5 to 0.0625 °C
-	c.celsius = max(-40, min(125, math.Round(c.temperature(c.at)*step)/step))
+	c.celsius = max(-40, min(125, math.Round(c.temperature(at)*step)/step))
 	c.fresh = true
 }

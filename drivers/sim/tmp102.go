@@ -138,14 +138,14 @@ type LM75 struct {
 	config  byte
 	limits  [2]uint16
 	celsius float64
-	at      time.Time
-	fresh   bool
+	fresh   bool // there was a conversion
 	next    time.Time // end of the conversion under way
 }
 
 const lm75Convert = 100 * time.Millisecond // one every 100 ms (LM75A §7.1, table 15)
 
-// NewLM75 makes NXP's, or with ti TI's, LM75A that lives in w: it tells name/temperature (°C).
+// NewLM75 makes NXP's, or with ti TI's, LM75A that lives in w: it tells name/temperature (°C), each time that it is read, with that
+// time: the chip measures by itself, and nobody who reads it knows when.
 func NewLM75(w *World, name string, ti bool, temperature Value) *LM75 {
 	c := &LM75{name: name, world: w, ti: ti, temperature: or(temperature, 20)}
 	c.Reset()
@@ -184,8 +184,7 @@ func (c *LM75) I2C(w []byte, n int) ([]byte, bool) {
 	switch c.pointer {
 	case 0:
 		if c.fresh {
-			c.world.served(c.name+"/temperature", c.celsius, c.at)
-			c.fresh = false
+			c.world.served(c.name+"/temperature", c.celsius, c.world.now())
 		}
 		if v = uint16(int16(c.celsius * 256)); c.ti {
 			v |= 0x55
@@ -209,12 +208,12 @@ func (c *LM75) advance() {
 	if c.config&1 != 0 || now.Before(c.next) {
 		return
 	}
-	c.at = c.next.Add(now.Sub(c.next) / lm75Convert * lm75Convert)
-	c.next = c.at.Add(lm75Convert)
+	at := c.next.Add(now.Sub(c.next) / lm75Convert * lm75Convert)
+	c.next = at.Add(lm75Convert)
 	step := 8.0
 	if c.ti {
 		step = 2
 	}
-	c.celsius = max(-55, min(127.5, math.Round(c.temperature(c.at)*step)/step))
+	c.celsius = max(-55, min(127.5, math.Round(c.temperature(at)*step)/step))
 	c.fresh = true
 }
