@@ -138,7 +138,7 @@ type LM75 struct {
 	config  byte
 	limits  [2]uint16
 	celsius float64
-	fresh   bool // there was a conversion
+	fresh   bool      // there was a conversion
 	next    time.Time // end of the conversion under way
 }
 
