@@ -3,6 +3,7 @@ package site
 import (
 	"net"
 	"sync"
+	"time"
 )
 
 // door is a listener that can be gone, and back at the same address, or frozen: then it keeps connections, and
@@ -83,20 +84,16 @@ func (d *door) Close() error {
 
 // setGone refuses connections and cuts those that there are, or listens again.
 func (d *door) setGone(gone bool) error {
-	d.mu.Lock()
 	if !gone {
-		defer d.mu.Unlock()
-		if d.l != nil || d.closed {
-			return nil
+		// Somebody's outgoing connection may have the port for a moment.
+		for tries := 0; ; tries++ {
+			if err := d.back(); err == nil || tries == 100 {
+				return err
+			}
+			time.Sleep(50 * time.Millisecond)
 		}
-		l, err := net.Listen("tcp", d.addr.String())
-		if err != nil {
-			return err
-		}
-		d.l = l
-		d.loops.Go(func() { d.accept(l) })
-		return nil
 	}
+	d.mu.Lock()
 	l := d.l
 	d.l, d.queue = nil, nil
 	var cut []*gated
@@ -112,6 +109,21 @@ func (d *door) setGone(gone bool) error {
 		g.Close()
 	}
 	d.loops.Wait()
+	return err
+}
+
+// back listens again.
+func (d *door) back() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.l != nil || d.closed {
+		return nil
+	}
+	l, err := net.Listen("tcp", d.addr.String())
+	if err == nil {
+		d.l = l
+		d.loops.Go(func() { d.accept(l) })
+	}
 	return err
 }
 

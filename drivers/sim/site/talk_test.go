@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -130,4 +131,28 @@ func TestModbusTCP(t *testing.T) {
 		_, err = r.ReadString('\n')
 	}
 	require.True(t, silent(err), "%v", err)
+}
+
+// TestPattern: the pattern in the gateway's configuration takes apart what a format makes.
+func TestPattern(t *testing.T) {
+	for _, c := range []struct {
+		format, line string
+		want         []string
+	}{
+		{"ST,{weight:%8.2f} kg", "ST,  -12.25 kg", []string{"-12.25"}},
+		{"{b-x}|{a.y:%-7.1f}|", "1e-07|3.5    |", []string{"3.5", "1e-07"}},
+		{"(a) {a.y:%+d}% {b-x}", "(a) +7% 0", []string{"+7", "0"}},
+	} {
+		re, err := regexp.Compile(`\A(?:` + pattern(c.format, []channel{{name: "a.y"}, {name: "b-x"}, {name: "weight"}}) + `)\z`)
+		require.NoError(t, err)
+		m := re.FindStringSubmatch(c.line)
+		require.NotNil(t, m, "%v on %q", re, c.line)
+		var got []string
+		for i := range 3 {
+			if at := re.SubexpIndex(group(i)); at >= 0 {
+				got = append(got, m[at])
+			}
+		}
+		require.Equal(t, c.want, got)
+	}
 }
