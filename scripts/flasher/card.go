@@ -45,6 +45,10 @@ func flash(ctx context.Context, img *Image, dev Device, limit int64, prepare fun
 	w := &Written{}
 	// From here on the card is not what it was.
 	if err := w.write(ctx, img, dev, limit, head, r, prepare, p); err != nil {
+		// What failed in its last step has a table already: take it away, if the card is still there.
+		if put(dev, aligned(blockSize), 0) == nil {
+			_ = dev.Sync()
+		}
 		return nil, spoiled{err: err}
 	}
 	return w, nil

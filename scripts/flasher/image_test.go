@@ -50,10 +50,38 @@ const (
 // makeImage builds what Raspberry Pi OS looks like: an MBR, a FAT32 partition with the
 // firmware's files, and an ext4 root made with the features its builder chooses
 // (pi-gen, export-image/prerun.sh: ^huge_file and ^64bit, the rest mke2fs's own).
+// It is made once; no test may change it.
 func makeImage(t *testing.T, features ...string) string {
 	t.Helper()
+	name := strings.Join(append([]string{"os"}, features...), "")
+	if made[name] == "" {
+		made[name] = buildImage(t, name, features)
+	}
+	return made[name]
+}
+
+var (
+	made   = map[string]string{} // tests of this package do not run in parallel
+	shared string
+)
+
+func TestMain(m *testing.M) {
+	var err error
+	if shared, err = os.MkdirTemp("", "flasher"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	os.RemoveAll(shared)
+	os.Exit(code)
+}
+
+func buildImage(t *testing.T, name string, features []string) string {
+	t.Helper()
 	vfat, ext := need(t, "mkfs.vfat", "dosfstools"), need(t, "mkfs.ext4", "e2fsprogs")
-	dir := t.TempDir()
+	dir := filepath.Join(shared, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	root := filepath.Join(dir, "root")
 	write := func(name, text string) {
 		p := filepath.Join(root, name)
@@ -109,23 +137,19 @@ func makeImage(t *testing.T, features ...string) string {
 		os.Remove(name)
 	}
 	boot := newOverlay(f, rootAt+rootBytes)
-	fsys, part, err := func() (any, *Partition, error) {
-		fs, err := openFAT32(boot, Partition{Start: bootAt, Size: bootBytes})
-		if err != nil {
-			return nil, nil, err
-		}
-		for name, text := range map[string]string{"/cmdline.txt": cmdline, "/config.txt": configTxt, "/kernel8.img": strings.Repeat("kernel", 1e5)} {
-			if err := putFile(fs, name, []byte(text)); err != nil {
-				return nil, nil, err
-			}
-		}
-		p := &Partition{Start: bootAt, Size: bootBytes}
-		return fs, p, fixFree(boot, p)
-	}()
+	part := Partition{Start: bootAt, Size: bootBytes}
+	fsys, err := openFAT32(boot, part)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _ = fsys, part
+	for name, text := range map[string]string{"/cmdline.txt": cmdline, "/config.txt": configTxt, "/kernel8.img": strings.Repeat("kernel", 1e5)} {
+		if err := putFile(fsys, name, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fixFree(boot, &part); err != nil {
+		t.Fatal(err)
+	}
 	for _, b := range boot.blocks() {
 		put(b*blockSize, boot.dirty[b])
 	}
