@@ -113,11 +113,13 @@ func (d *Dev) open(ctx context.Context) error {
 	write := []byte{regConfig, byte(v >> 8), byte(v & 0xFF)}
 	if d.opts.lm75 {
 		write = []byte{regConfig, lm75Settings}
-		product, err := d.read(regProduct, 1)
+		// Two bytes: where the pointer has two bits this is Tos, of which an LM75 that is read by one byte alone may hold
+		// the bus low (TI SNIS153B page 11).
+		product, err := d.read(regProduct, 2)
 		if err != nil {
 			return fmt.Errorf("product: %w", err)
 		}
-		d.ti = product == lm75TI // NXP's gives the high byte of Tos
+		d.ti = product>>8 == lm75TI // NXP's gives the high byte of Tos
 	}
 	if err := d.dev.Tx(write, nil); err != nil {
 		return fmt.Errorf("configuration: %w", err)
