@@ -68,7 +68,8 @@ func (s *Settings) edit(o *overlay, parts []Partition) (*Prepared, error) {
 		}
 	}
 	if s.User != "" || len(s.Keys) > 0 {
-		if err := putFile(boot, "/ssh", nil); err != nil {
+		// Not empty: the library gives an empty file on FAT a cluster, which is an error there.
+		if err := putFile(boot, "/ssh", []byte("\n")); err != nil {
 			return nil, fmt.Errorf("boot partition: ssh: %w", err)
 		}
 		done.say("boot  /ssh")

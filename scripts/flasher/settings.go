@@ -136,8 +136,10 @@ func (s *Settings) check() error {
 		dests[f.Dest] = true
 	}
 	for _, src := range s.sources() {
-		if _, err := slurp(src); err != nil {
+		if b, err := slurp(src); err != nil {
 			return err
+		} else if len(b) == 0 {
+			return fmt.Errorf("%s: empty: want a file with something in it", src)
 		}
 	}
 	if s.Package != "" {
