@@ -30,6 +30,7 @@ func TestFactories(t *testing.T) {
 		"bme280": "bme280", "bmp280": "bme280",
 		"mcp3008": "mcp3008", "mcp3208": "mcp3008",
 		"modbus": "modbus",
+		"nmea": "nmea", "line": "line",
 		"tmp102": "tmp102", "lm75": "tmp102",
 		"mcp9808": "mcp9808",
 		"sht3x":   "sht3x",

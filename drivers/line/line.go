@@ -14,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"regexp"
 	"regexp/syntax"
@@ -59,11 +58,17 @@ type Options struct {
 // Channel is one number of a line.
 type Channel struct {
 	drivers.Channel `yaml:",inline"`
-	Group           string             `yaml:"group,omitempty" doc:"the pattern's group that holds the number, default the channel's name"`
-	UnitGroup       string             `yaml:"unit_group,omitempty" doc:"the group that holds this channel's unit, default the sensor's unit_group"`
-	Scale           *float64           `yaml:"scale,omitempty" doc:"value = number × scale + offset, default 1"`
-	Offset          float64            `yaml:"offset,omitempty" doc:"value = number × scale + offset, default 0"`
-	Units           map[string]float64 `yaml:"units,omitempty" doc:"factor by the text of unit_group, such as {kg: 1, g: 0.001}; a text that is not listed is an error"`
+	Group           string   `yaml:"group,omitempty" doc:"the pattern's group that holds the number, default the channel's name"`
+	UnitGroup       string   `yaml:"unit_group,omitempty" doc:"the group that holds this channel's unit, default the sensor's unit_group"`
+	Scale           *float64 `yaml:"scale,omitempty" doc:"value = number × scale + offset, default 1"`
+	Offset          float64  `yaml:"offset,omitempty" doc:"value = number × scale + offset, default 0"`
+	Units           []Unit   `yaml:"units,omitempty" doc:"factor by the text of unit_group; a text that is not listed is an error"`
+}
+
+// Unit is what a unit is worth in the channel's own.
+type Unit struct {
+	Text   string  `yaml:"text" doc:"as the instrument prints it, such as kg"`
+	Factor float64 `yaml:"factor" doc:"number × factor is in the channel's unit, such as 0.001 for g where that is kg"`
 }
 
 // Check implements [drivers.Options].
@@ -130,11 +135,15 @@ func (o *Options) Check() []drivers.Fault {
 		case c.Units != nil && c.UnitGroup == "":
 			fault(at+"unit_group", nil, "the group that holds the unit, as there are units")
 		case c.Units == nil && c.UnitGroup != "":
-			fault(at+"units", nil, "the factor of each unit, such as {kg: 1, g: 0.001}")
+			fault(at+"units", nil, "the factor of each unit, such as {text: g, factor: 0.001}")
 		}
-		for _, unit := range slices.Sorted(maps.Keys(c.Units)) {
-			if !factor(c.Units[unit]) {
-				fault(at+"units", c.Units[unit], "a finite factor other than 0 for "+unit)
+		for j, u := range c.Units {
+			path := fmt.Sprintf("%sunits[%d].", at, j)
+			if u.Text != strings.TrimSpace(u.Text) || slices.ContainsFunc(c.Units[:j], func(v Unit) bool { return v.Text == u.Text }) {
+				fault(path+"text", u.Text, "each unit once, without blanks around it")
+			}
+			if !factor(u.Factor) {
+				fault(path+"factor", u.Factor, "a finite number other than 0")
 			}
 		}
 		if c.Scale == nil {
@@ -366,11 +375,15 @@ func (s *Sensor) value(c *Channel, match [][]byte) (float64, error) {
 	by := *c.Scale
 	if c.Units != nil {
 		unit := strings.TrimSpace(string(match[s.o.re.SubexpIndex(c.UnitGroup)]))
-		f, ok := c.Units[unit]
-		if !ok {
-			return 0, fmt.Errorf("unit %s: want %s", Printable([]byte(unit)), strings.Join(slices.Sorted(maps.Keys(c.Units)), ", "))
+		i := slices.IndexFunc(c.Units, func(u Unit) bool { return u.Text == unit })
+		if i < 0 {
+			var want []string
+			for _, u := range c.Units {
+				want = append(want, u.Text)
+			}
+			return 0, fmt.Errorf("unit %s: want %s", Printable([]byte(unit)), strings.Join(want, ", "))
 		}
-		by *= f
+		by *= c.Units[i].Factor
 	}
 	if by != 1 || c.Offset != 0 {
 		// Twelve digits drop the noise of binary arithmetic and nothing else.

@@ -31,7 +31,7 @@ const scalePattern = `(?P<state>ST|US),(GS|NT),(?P<weight>[-+ ] *[0-9.]+)(?P<uni
 // scale is a scale whose indicator prints stability, gross or net, weight and unit.
 func scale() *Options {
 	o := &Options{Pattern: scalePattern, UnitGroup: "unit", Chans: []Channel{
-		{Channel: drivers.Channel{Name: "weight", Unit: ptr(drivers.Unit("kg"))}, Units: map[string]float64{"kg": 1, "g": 0.001}},
+		{Channel: drivers.Channel{Name: "weight", Unit: ptr(drivers.Unit("kg"))}, Units: []Unit{{"kg", 1}, {"g", 0.001}}},
 	}}
 	o.Port = "/dev/ttyUSB0"
 	return o
@@ -106,7 +106,7 @@ func TestValues(t *testing.T) {
 		{"grams", "US,NT,-   250.5g", "-0.2505", nil},
 		{"zero", "ST,GS,-   0.000kg", "0", nil},
 		{"blank sign", "ST,GS,   12.30kg", "12.3", nil},
-		{"unlisted unit", "ST,GS,+  12.345g", `line: not a usable value: weight: unit "g": want kg, t`, func(o *Options) { o.Chans[0].Units = map[string]float64{"kg": 1, "t": 1000} }},
+		{"unlisted unit", "ST,GS,+  12.345g", `line: not a usable value: weight: unit "g": want kg, t`, func(o *Options) { o.Chans[0].Units = []Unit{{"kg", 1}, {"t", 1000}} }},
 		{"two points", "ST,GS,+  1.2.3kg", `line: not a usable value: weight: "+  1.2.3": want a number such as -12.5`, nil},
 		{"scale and offset", "ST,GS,+  10.1kg", "9", func(o *Options) { o.Chans[0].Scale, o.Chans[0].Offset = ptr(0.1), 7.99 }},
 		{"comma", "-3,25", "-3.25", func(o *Options) { *o = *single(`(?P<v>.*)`); o.DecimalComma = true }},
@@ -382,7 +382,8 @@ func TestOptions(t *testing.T) {
 		{func(o *Options) { o.Chans[0].UnitGroup = "w" }, "channels[0].unit_group", "state, weight, unit"},
 		{func(o *Options) { o.UnitGroup = "" }, "channels[0].unit_group", "as there are units"},
 		{func(o *Options) { o.Chans[0].Units, o.Chans[0].UnitGroup = nil, "unit" }, "channels[0].units", "factor"},
-		{func(o *Options) { o.Chans[0].Units["g"] = 0 }, "channels[0].units", "for g"},
+		{func(o *Options) { o.Chans[0].Units[1].Factor = 0 }, "channels[0].units[1].factor", "other than 0"},
+		{func(o *Options) { o.Chans[0].Units[1].Text = "kg" }, "channels[0].units[1].text", "once"},
 		{func(o *Options) { o.Chans[0].Scale = ptr(0.0) }, "channels[0].scale", "other than 0"},
 		{func(o *Options) { o.Chans = nil }, "channels", "at least one"},
 		{func(o *Options) { o.Ask = strings.Repeat("x", 65) }, "ask", "64"},
