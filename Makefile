@@ -22,12 +22,14 @@ demo: build ## a whole site on this machine; FOR=30s ends by itself
 test: ## everything but the long campaigns, within ten minutes on two cores
 	scripts/test-deps
 	CGO_ENABLED=0 $(GO) test -timeout 9m ./...
+	cd scripts/flasher && CGO_ENABLED=0 $(GO) test -timeout 5m .
 	scripts/test-qemu
 
 check: ## format, vet, staticcheck, import rule, freshness of generated files
 	@fmt=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$fmt" ]; then echo "gofmt would change: $$fmt"; exit 1; fi
 	$(GO) vet ./...
 	CGO_ENABLED=0 $(GO) run $(STATICCHECK) ./...
+	cd scripts/flasher && $(GO) vet . && $(GO) mod verify && CGO_ENABLED=0 $(GO) run $(STATICCHECK) .
 	$(GO) mod verify
 	$(GO) test -count=1 -run 'TestImports|TestReference|TestCodes|TestPromises' ./...
 

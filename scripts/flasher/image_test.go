@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -176,19 +175,8 @@ func checkClean(t *testing.T, img string) {
 	run(t, "", e2, "-fn", fmt.Sprintf("%s?offset=%d", img, rootAt))
 }
 
-// bootFile reads a file of the boot partition with mtools, rootFile one of the root with debugfs.
+// bootFile reads a file of the boot partition with mtools.
 func bootFile(t *testing.T, img, name string) string {
 	t.Helper()
 	return run(t, "", need(t, "mtype", "mtools"), "-i", fmt.Sprintf("%s@@%d", img, bootAt), "::"+name)
-}
-
-func rootCmd(t *testing.T, img, cmd string) string {
-	t.Helper()
-	c := exec.Command(need(t, "debugfs", "e2fsprogs"), "-R", cmd, fmt.Sprintf("%s?offset=%d", img, rootAt))
-	var out, e bytes.Buffer
-	c.Stdout, c.Stderr = &out, &e
-	if err := c.Run(); err != nil {
-		t.Fatalf("debugfs %s: %v %s", cmd, err, e.String())
-	}
-	return out.String()
 }

@@ -60,7 +60,7 @@ func main() {
 		open:  func(p string) (Device, error) { return openBlock(p) },
 		stdin: os.Stdin, out: os.Stdout, err: os.Stderr,
 		tty: isTerminal(os.Stdout), ttyIn: isTerminal(os.Stdin),
-		search: []string{"bin/homeward", "../../bin/homeward", "homeward"},
+		search: []string{"bin/homeward", "homeward"},
 	}
 	os.Exit(w.run(ctx, os.Args[1:]))
 }

@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -162,6 +165,41 @@ func TestPublishedSum(t *testing.T) {
 				t.Errorf("code %d, opened %v\n%s%s", code, dev.opened, out, errs)
 			}
 		})
+	}
+}
+
+// TestGPT reads a table made byte by byte from UEFI 2.10 §5.3, and refuses it with any one bit turned.
+func TestGPT(t *testing.T) {
+	head := make([]byte, headSize)
+	copy(head[446:], []byte{0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff})
+	head[510], head[511] = 0x55, 0xaa
+	table := head[2*sector:][:128*128]
+	for i, p := range [][2]uint64{{8192, 16383}, {16384, 99999}} {
+		e := table[128*i:]
+		copy(e, "0123456789abcdef")
+		binary.LittleEndian.PutUint64(e[32:], p[0])
+		binary.LittleEndian.PutUint64(e[40:], p[1])
+	}
+	h := head[sector:]
+	copy(h, "EFI PART\x00\x00\x01\x00\x5c\x00\x00\x00")
+	binary.LittleEndian.PutUint64(h[24:], 1)
+	binary.LittleEndian.PutUint64(h[32:], 102399)
+	binary.LittleEndian.PutUint64(h[72:], 2)
+	binary.LittleEndian.PutUint32(h[80:], 128)
+	binary.LittleEndian.PutUint32(h[84:], 128)
+	binary.LittleEndian.PutUint32(h[88:], crc32.ChecksumIEEE(table))
+	binary.LittleEndian.PutUint32(h[16:], crc32.ChecksumIEEE(h[:92]))
+	parts, end, err := readTable(head)
+	want := []Partition{{N: 1, Start: 8192 * sector, Size: 8192 * sector}, {N: 2, Start: 16384 * sector, Size: 83616 * sector}}
+	if err != nil || end != 102400*sector || !slices.Equal(parts, want) {
+		t.Fatalf("%+v end %d %v", parts, end, err)
+	}
+	for i := sector; i < sector+92; i++ {
+		bad := bytes.Clone(head[:40*sector])
+		bad[i] ^= 0x10
+		if _, _, err := readTable(bad); err == nil {
+			t.Errorf("accepted with byte %d changed", i)
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -98,16 +97,6 @@ func (o *overlay) WriteAt(p []byte, off int64) (int, error) {
 	}
 	return len(p), nil
 }
-
-// mark and back undo what was edited since: file systems are edited one after another.
-func (o *overlay) mark() map[int64][]byte {
-	m := make(map[int64][]byte, len(o.dirty))
-	for b, d := range o.dirty {
-		m[b] = bytes.Clone(d)
-	}
-	return m
-}
-func (o *overlay) back(m map[int64][]byte) { o.dirty = m }
 
 // blocks are the changed blocks in order.
 func (o *overlay) blocks() []int64 { return slices.Sorted(maps.Keys(o.dirty)) }
