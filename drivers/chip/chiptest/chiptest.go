@@ -2,6 +2,7 @@
 package chiptest
 
 import (
+	"errors"
 	"os"
 	"testing"
 	"testing/synctest"
@@ -46,6 +47,9 @@ func Read(t *testing.T, o drivers.Options, n int, env func(t *testing.T) drivers
 		for range n {
 			var r []drivers.Reading
 			r, err = s.Read(t.Context())
+			for held := new(drivers.HeldError); errors.As(err, &held); r, err = s.Read(t.Context()) {
+				time.Sleep(held.After)
+			}
 			if got = append(got, r...); err != nil {
 				return
 			}
