@@ -94,6 +94,28 @@ func (c *spiConnSteps) Tx(w, r []byte) error {
 	return c.Conn.Tx(w, r)
 }
 
+// W1 counts what is listed and read.
+func (s *Steps) W1(b drivers.W1) drivers.W1 { return w1Steps{b, s} }
+
+type w1Steps struct {
+	b drivers.W1
+	s *Steps
+}
+
+func (b w1Steps) Devices() ([]string, error) {
+	if err := b.s.take(); err != nil {
+		return nil, err
+	}
+	return b.b.Devices()
+}
+
+func (b w1Steps) Read(device, file string) ([]byte, error) {
+	if err := b.s.take(); err != nil {
+		return nil, err
+	}
+	return b.b.Read(device, file)
+}
+
 // Port counts what is written and read.
 func (s *Steps) Port(p drivers.Port) drivers.Port { return &portSteps{p, s} }
 
@@ -120,6 +142,19 @@ func (p *portSteps) Read(b []byte, wait time.Duration) (int, error) {
 	return n, nil
 }
 
+// read reads as the sampler does: one that says when to ask again is asked again then.
+func read(ctx context.Context, dev drivers.Sensor) (readings []drivers.Reading, err error) {
+	for range 100 {
+		readings, err = dev.Read(ctx)
+		held := new(drivers.HeldError)
+		if !errors.As(err, &held) {
+			break
+		}
+		time.Sleep(held.After)
+	}
+	return readings, err
+}
+
 // open checks the options, opens and reads once.
 func open(t *testing.T, c Case, b *Bench) (drivers.Options, drivers.Sensor, []drivers.Reading, error) {
 	t.Helper()
@@ -132,7 +167,7 @@ func open(t *testing.T, c Case, b *Bench) (drivers.Options, drivers.Sensor, []dr
 		require.Nil(t, dev, "no half-open sensor")
 		return o, nil, nil, err
 	}
-	readings, err := dev.Read(t.Context())
+	readings, err := read(t.Context(), dev)
 	return o, dev, readings, err
 }
 
@@ -164,7 +199,7 @@ func Run(t *testing.T, c Case) {
 	leaf(t, "reads what is configured", func(t *testing.T) {
 		dev := good(t, c, c.Bench(t))
 		for range 3 {
-			readings, err := dev.Read(t.Context())
+			readings, err := read(t.Context(), dev)
 			require.NoError(t, err)
 			require.NotEmpty(t, readings)
 		}
@@ -194,7 +229,7 @@ func Run(t *testing.T, c Case) {
 		dev := good(t, c, b)
 		b.Unplug()
 		for range 3 {
-			readings, err := dev.Read(t.Context())
+			readings, err := read(t.Context(), dev)
 			require.Error(t, err)
 			require.Empty(t, readings)
 		}
@@ -210,11 +245,11 @@ func Run(t *testing.T, c Case) {
 	leaf(t, "pulled and put back unnoticed is set up anew or refused", func(t *testing.T) {
 		b := c.Bench(t)
 		dev := good(t, c, b)
-		before, err := dev.Read(t.Context())
+		before, err := read(t.Context(), dev)
 		require.NoError(t, err)
 		b.Unplug()
 		b.Plug()
-		readings, err := dev.Read(t.Context())
+		readings, err := read(t.Context(), dev)
 		if err == nil {
 			require.Len(t, readings, len(before))
 		} else {
@@ -239,7 +274,7 @@ func Run(t *testing.T, c Case) {
 		b := c.Bench(t)
 		dev := good(t, c, b)
 		b.Exchange()
-		readings, err := dev.Read(t.Context())
+		readings, err := read(t.Context(), dev)
 		require.Error(t, err)
 		require.Empty(t, readings)
 		_, _, _, err = open(t, c, b)

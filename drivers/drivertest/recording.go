@@ -34,6 +34,7 @@ const (
 	kindSPI  = "spi"
 	kindSend = "send"
 	kindRecv = "recv"
+	kindW1   = "w1"
 )
 
 // faults are the errors by their name in a recording. The last one stands for all others.
@@ -59,6 +60,8 @@ func (s step) String() string {
 		line = fmt.Sprintf("%s %s", s.kind, text(s.out))
 	case kindRecv:
 		line = fmt.Sprintf("%s %s", s.kind, text(s.in))
+	case kindW1:
+		line = fmt.Sprintf("%s %s %s", s.kind, w1Text(s.out), w1Text(s.in))
 	}
 	if s.fault != "" {
 		line += " ! " + s.fault
@@ -117,8 +120,16 @@ func parseStep(f []string) (s step, err error) {
 		parts = []*[]byte{&s.out}
 	case kindRecv:
 		parts = []*[]byte{&s.in}
+	case kindW1:
+		if len(f) < 2 {
+			return s, errors.New("w1: want what was read, and its text")
+		}
+		if s.out, err = parseW1(f[0]); err == nil {
+			s.in, err = parseW1(strings.Join(f[1:], " "))
+		}
+		return s, err
 	default:
-		return s, fmt.Errorf("step %q: want i2c, spi, send or recv", s.kind)
+		return s, fmt.Errorf("step %q: want i2c, spi, w1, send or recv", s.kind)
 	}
 	if len(f) != len(parts) {
 		return s, fmt.Errorf("%s: %d fields of bytes, want %d", s.kind, len(f), len(parts))
@@ -132,6 +143,25 @@ func parseStep(f []string) (s step, err error) {
 		}
 	}
 	return s, nil
+}
+
+// w1Text quotes a text so that it can stand among fields and comments.
+func w1Text(b []byte) string {
+	if len(b) == 0 {
+		return "-"
+	}
+	return strings.NewReplacer("  ", ` \x20`, "#", `\x23`, "!", `\x21`).Replace(strconv.QuoteToASCII(string(b)))
+}
+
+func parseW1(text string) ([]byte, error) {
+	if text == "-" {
+		return nil, nil
+	}
+	s, err := strconv.Unquote(text)
+	if err != nil || s == "" {
+		return nil, fmt.Errorf("text %s: want it quoted as Go does, or - for none", text)
+	}
+	return []byte(s), nil
 }
 
 func faultNamed(name string) error {
@@ -161,6 +191,8 @@ func faultName(err error) string {
 //	spi d000 ff60   bytes out, bytes in, under one chip select
 //	send 0103…      serial: what the driver wrote
 //	recv 0103…      serial: what it then read; silence is not written down
+//	w1 - "28-0316a2798bff\n"              1-Wire: the devices that were listed
+//	w1 "28-0316a2798bff/w1_slave" "50 …"  1-Wire: a file's name and text
 //
 // A step that failed has ! and the kind of error at its end: gone, timeout, or fault for any other. (The periph
 // library's own recordings, i2ctest and spitest, hold no failures and no serial lines.)
@@ -237,6 +269,30 @@ func (c recordedConn) Tx(w, in []byte) error {
 func (recordedConn) TxPackets([]spi.Packet) error { return errPackets }
 
 var errPackets = errors.New("drivertest: packets cannot be recorded: want Tx")
+
+// W1 records what is listed and read of b.
+func (r *Recorder) W1(b drivers.W1) drivers.W1 { return recordedW1{b, r} }
+
+type recordedW1 struct {
+	b drivers.W1
+	r *Recorder
+}
+
+func (b recordedW1) Devices() ([]string, error) {
+	ids, err := b.b.Devices()
+	var in []byte
+	for _, id := range ids {
+		in = append(in, id+"\n"...)
+	}
+	b.r.note(step{kind: kindW1, in: in}, err)
+	return ids, err
+}
+
+func (b recordedW1) Read(device, file string) ([]byte, error) {
+	in, err := b.b.Read(device, file)
+	b.r.note(step{kind: kindW1, out: []byte(device + "/" + file), in: in}, err)
+	return in, err
+}
 
 // Port records what is written to p and read from it.
 func (r *Recorder) Port(p drivers.Port) drivers.Port { return recordedPort{p, r} }
@@ -350,6 +406,35 @@ func (c playedConn) Tx(w, r []byte) error {
 		copy(r, s.in)
 	}
 	return err
+}
+
+// W1 is the recording as a 1-Wire bus.
+func (p *Player) W1() drivers.W1 { return playedW1{p} }
+
+type playedW1 struct{ p *Player }
+
+func (b playedW1) take(what string) ([]byte, error) {
+	b.p.t.Helper()
+	n := 0
+	if len(b.p.left) > 0 {
+		n = len(b.p.left[0].in)
+	}
+	s, err := b.p.take(step{kind: kindW1, out: []byte(what)}, n)
+	if err != nil {
+		return nil, err
+	}
+	return s.in, nil
+}
+
+func (b playedW1) Devices() ([]string, error) {
+	b.p.t.Helper()
+	in, err := b.take("")
+	return strings.Fields(string(in)), err
+}
+
+func (b playedW1) Read(device, file string) ([]byte, error) {
+	b.p.t.Helper()
+	return b.take(device + "/" + file)
 }
 
 // Port is the recording as a serial port. Where nothing was received the line is silent; the waiting is

@@ -279,7 +279,7 @@ func TestRecorderKeepsOut(t *testing.T) {
 
 func TestRecordingRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"spi 00 00\ncan 01":                  `line 2: step "can": want i2c, spi, send or recv`,
+		"spi 00 00\ncan 01":                  `line 2: step "can": want i2c, spi, w1, send or recv`,
 		"i2c":                                "want an address",
 		"i2c 80 - -":                         `address "80": want 00 to 7f`,
 		"i2c 76 d0":                          "i2c: 1 fields of bytes, want 2",

@@ -79,13 +79,15 @@ func Open(ctx context.Context, bus drivers.Bus) (*Handle, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &Handle{I2C: o.I2C, SPI: o.SPI, close: o.Close}, nil
+		return &Handle{I2C: o.I2C, SPI: o.SPI, W1: o.W1, close: o.Close}, nil
 	case bus.Kind == drivers.I2C:
 		return openI2C(bus.Name)
 	case bus.Kind == drivers.SPI:
 		return openSPI(bus.Name)
+	case bus.Kind == drivers.W1Bus:
+		return openW1(bus.Name)
 	}
-	return nil, fmt.Errorf("hostbus: kind %q of %s: want serial, i2c or spi", bus.Kind, bus.Name)
+	return nil, fmt.Errorf("hostbus: kind %q of %s: want serial, tcp, i2c, spi or w1", bus.Kind, bus.Name)
 }
 
 var (

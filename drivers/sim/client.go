@@ -23,20 +23,21 @@ const Env = "HOMEWARD_SIM"
 // Prefix marks a simulated bus or port in a configuration.
 const Prefix = "sim:"
 
-// Opened is an open simulated bus: I2C or SPI is set, as it was asked for.
+// Opened is an open simulated bus: I2C, SPI or W1 is set, as it was asked for.
 type Opened struct {
 	I2C   i2c.Bus
 	SPI   spi.Port
+	W1    drivers.W1
 	Close func() error
 }
 
-// Open opens the simulated I2C bus or SPI device bus.Name (with or without the prefix sim:) of the
+// Open opens the simulated I2C bus, SPI device or 1-Wire bus bus.Name (with or without the prefix sim:) of the
 // simulator behind $HOMEWARD_SIM. A simulator that is not there, or has nothing of that name, is
 // [drivers.ErrGone], as an unplugged bus is.
 func Open(ctx context.Context, bus drivers.Bus) (Opened, error) {
 	name := strings.TrimPrefix(bus.Name, Prefix)
-	if bus.Kind != drivers.I2C && bus.Kind != drivers.SPI {
-		return Opened{}, fmt.Errorf("sim: %s: kind %q cannot be opened this way: want i2c or spi", bus.Name, bus.Kind)
+	if bus.Kind != drivers.I2C && bus.Kind != drivers.SPI && bus.Kind != drivers.W1Bus {
+		return Opened{}, fmt.Errorf("sim: %s: kind %q cannot be opened this way: want i2c, spi or w1", bus.Name, bus.Kind)
 	}
 	c, err := dial(ctx)
 	if err != nil {
@@ -47,8 +48,11 @@ func Open(ctx context.Context, bus drivers.Bus) (Opened, error) {
 		c.close()
 		return Opened{}, err
 	}
-	if bus.Kind == drivers.I2C {
+	switch bus.Kind {
+	case drivers.I2C:
 		return Opened{I2C: remoteI2C{c}, Close: c.close}, nil
+	case drivers.W1Bus:
+		return Opened{W1: remoteW1{c}, Close: c.close}, nil
 	}
 	return Opened{SPI: &spiPort{name: name, tx: c.tx}, Close: c.close}, nil
 }
@@ -175,6 +179,21 @@ func (b remoteI2C) Tx(addr uint16, w, r []byte) error {
 	got, err := b.c.tx(addr, w, len(r))
 	copy(r, got)
 	return err
+}
+
+type remoteW1 struct{ c *client }
+
+func (b remoteW1) Devices() ([]string, error) {
+	r, err := b.c.ask(context.Background(), request{Op: opW1})
+	return r.Devices, err
+}
+
+func (b remoteW1) Read(device, file string) ([]byte, error) {
+	if device == "" { // it would ask for the list
+		return nil, fmt.Errorf("sim: %s: no device: want one such as 28-0316a2798bff", b.c.what)
+	}
+	r, err := b.c.ask(context.Background(), request{Op: opW1, Device: device, File: file})
+	return r.R, err
 }
 
 // spiPort makes an [spi.Port] of a function that does one full-duplex transaction under one chip select.

@@ -30,6 +30,7 @@ const (
 const (
 	opOpen  = "open"  // Kind, Name → nothing; what follows on this connection is of that bus
 	opTx    = "tx"    // Addr (I2C only), W, N → R
+	opW1    = "w1"    // Device, File → R; without Device → Devices
 	opPort  = "port"  // Name → Path
 	opClock = "clock" // → Trusted, OffsetNS
 	opList  = "list"  // → Buses
@@ -42,6 +43,9 @@ type request struct {
 	Addr uint16          `json:"addr,omitempty"`
 	W    []byte          `json:"w,omitempty"`
 	N    int             `json:"n,omitempty"` // bytes to read
+
+	Device string `json:"device,omitempty"`
+	File   string `json:"file,omitempty"`
 }
 
 type reply struct {
@@ -52,7 +56,8 @@ type reply struct {
 	Trusted  bool   `json:"trusted,omitempty"`
 	OffsetNS int64  `json:"offset_ns,omitempty"`
 
-	Buses []listed `json:"buses,omitempty"`
+	Buses   []listed `json:"buses,omitempty"`
+	Devices []string `json:"devices,omitempty"`
 }
 
 // listed is a bus by its kind and its name without the prefix.

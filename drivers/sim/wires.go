@@ -1,4 +1,11 @@
 package sim
 
+import "homeward/drivers"
+
 // wireChips measure volts, amperes, gas, and temperature at the end of a wire.
-var wireChips []ChipType
+var wireChips = []ChipType{
+	{"ds18b20", drivers.W1Bus, 0, []Quantity{{"temperature", "Cel", 20, 0.01}},
+		func(w *World, name string, v map[string]Value) any { return NewDS18B20(w, name, v["temperature"]) }},
+	{"scd4x", drivers.I2C, 0x62, []Quantity{{"co2", "ppm", 800, 0}, {"temperature", "Cel", 20, 0.006}, {"humidity", "%RH", 50, 0.006}},
+		func(w *World, name string, v map[string]Value) any { return NewSCD4x(w, name, 0xF8969F073BBE, v) }},
+}

@@ -34,6 +34,7 @@ type World struct {
 	mu      sync.Mutex // protects the following
 	i2c     map[string]*I2CBus
 	spi     map[string]*SPIDevice
+	w1      map[string]*W1Bus
 	serial  map[string]*SerialLine
 	trusted bool
 	offset  time.Duration
@@ -118,8 +119,14 @@ func (w *World) Open(bus drivers.Bus) (Opened, error) {
 			return Opened{}, err
 		}
 		return Opened{SPI: &spiPort{name: name, tx: d.tx}, Close: done}, nil
+	case drivers.W1Bus:
+		b, err := find(w, &w.w1, "1-Wire bus", name)
+		if err != nil {
+			return Opened{}, err
+		}
+		return Opened{W1: b, Close: done}, nil
 	}
-	return Opened{}, fmt.Errorf("sim: %s: kind %q cannot be opened this way: want i2c or spi", bus.Name, bus.Kind)
+	return Opened{}, fmt.Errorf("sim: %s: kind %q cannot be opened this way: want i2c, spi or w1", bus.Name, bus.Kind)
 }
 
 // List names what the site has, with the prefix, sorted by kind and name. Chips on a bus are not told: who wants to know
@@ -136,6 +143,9 @@ func (w *World) List() []drivers.Bus {
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.spi)) {
 		list = append(list, drivers.Bus{Kind: drivers.SPI, Name: Prefix + name})
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.w1)) {
+		list = append(list, drivers.Bus{Kind: drivers.W1Bus, Name: Prefix + name})
 	}
 	return list
 }
@@ -244,6 +254,7 @@ func (w *World) ServeListener(ctx context.Context, l net.Listener) error {
 // client answers one connection until it ends.
 func (w *World) client(c net.Conn) error {
 	var tx func(addr uint16, w []byte, n int) ([]byte, error) // of what was opened
+	var w1 *W1Bus                                             // the same
 	for {
 		var q request
 		if err := readMessage(c, &q); errors.Is(err, io.EOF) {
@@ -255,7 +266,12 @@ func (w *World) client(c net.Conn) error {
 		var err error
 		switch q.Op {
 		case opOpen:
-			tx, err = w.transactions(q.Kind, q.Name)
+			tx, w1 = nil, nil
+			if q.Kind == drivers.W1Bus {
+				w1, err = find(w, &w.w1, "1-Wire bus", q.Name)
+			} else {
+				tx, err = w.transactions(q.Kind, q.Name)
+			}
 		case opTx:
 			switch {
 			case tx == nil:
@@ -264,6 +280,15 @@ func (w *World) client(c net.Conn) error {
 				err = fmt.Errorf("transfer of %d bytes out and %d in: want at most %d", len(q.W), q.N, maxTransfer)
 			default:
 				r.R, err = tx(q.Addr, q.W, q.N)
+			}
+		case opW1:
+			switch {
+			case w1 == nil:
+				err = errors.New("no 1-Wire bus is open on this connection")
+			case q.Device == "":
+				r.Devices, err = w1.Devices()
+			default:
+				r.R, err = w1.Read(q.Device, q.File)
 			}
 		case opPort:
 			r.Path, err = w.PortPath(q.Name)
@@ -276,7 +301,7 @@ func (w *World) client(c net.Conn) error {
 				r.Buses = append(r.Buses, listed{b.Kind, strings.TrimPrefix(b.Name, Prefix)})
 			}
 		default:
-			err = fmt.Errorf("operation %q: want open, tx, port, clock or list", q.Op)
+			err = fmt.Errorf("operation %q: want open, tx, w1, port, clock or list", q.Op)
 		}
 		if err != nil {
 			r = failure(err)
@@ -302,5 +327,5 @@ func (w *World) transactions(kind drivers.BusKind, name string) (func(uint16, []
 		}
 		return d.tx, nil
 	}
-	return nil, fmt.Errorf("kind %q: want i2c or spi", kind)
+	return nil, fmt.Errorf("kind %q: want i2c, spi or w1", kind)
 }
