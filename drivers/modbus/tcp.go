@@ -111,6 +111,11 @@ func (m *tcpMaster) ask(ctx context.Context, r request, t timing) ([]byte, error
 		if reply != nil {
 			id := binary.BigEndian.Uint16(reply)
 			if id == m.id {
+				// One request is under way at a time, so nothing follows its reply. If something does, the
+				// reply may have been torn, and its end be the beginning of another.
+				if m.n > 0 {
+					return nil, m.giveUp("%d bytes follow the reply", m.n)
+				}
 				return judgeTCP(reply, r)
 			}
 			saw = fmt.Sprintf("a reply to another request (transaction %d instead of %d)", id, m.id)

@@ -137,8 +137,12 @@ func TestTCPRefused(t *testing.T) {
 		"length 2":                      {func(q []byte) []byte { b := good(q); b[5] = 2; return b }, []error{drivers.ErrCheck, drivers.ErrGone}, "length of 2", true},
 		"length 255":                    {func(q []byte) []byte { b := good(q); b[5] = 255; return b }, []error{drivers.ErrCheck, drivers.ErrGone}, "length of 255", true},
 		"torn":                          {func(q []byte) []byte { return good(q)[:10] }, []error{drivers.ErrCheck, drivers.ErrGone}, "only 10 bytes", true},
-		"one byte":                      {func(q []byte) []byte { return good(q)[:1] }, []error{drivers.ErrCheck, drivers.ErrGone}, "only 1 bytes", true},
-		"http":                          {func([]byte) []byte { return []byte("HTTP/1.1 400 Bad Request\r\n") }, []error{drivers.ErrCheck, drivers.ErrGone}, "not Modbus TCP", true},
+		"torn, and a late one behind it": {func(q []byte) []byte {
+			return append(good(q)[:10], good([]byte{0, 0, 0, 0, 0, 6, 1, 3, 0, 5, 0, 1})...)
+		}, []error{drivers.ErrCheck, drivers.ErrGone}, "10 bytes follow the reply", true},
+		"twice":    {func(q []byte) []byte { return append(good(q), good(q)...) }, []error{drivers.ErrCheck, drivers.ErrGone}, "11 bytes follow the reply", true},
+		"one byte": {func(q []byte) []byte { return good(q)[:1] }, []error{drivers.ErrCheck, drivers.ErrGone}, "only 1 bytes", true},
+		"http":     {func([]byte) []byte { return []byte("HTTP/1.1 400 Bad Request\r\n") }, []error{drivers.ErrCheck, drivers.ErrGone}, "not Modbus TCP", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newStream()
