@@ -35,7 +35,7 @@ func (r *Running) Config(state string, disabled bool) string {
 			r.modbusConfig(p, s)
 		case talkerKind:
 			r.talkerConfig(p, s)
-		case i2cChip, spiDevice:
+		case i2cChip, spiDevice, w1Device:
 			r.chipConfig(p, s)
 		}
 		p("    every: %v", s.every)
@@ -119,6 +119,9 @@ func (r *Running) chipConfig(p func(string, ...any), s *sensor) {
 	p("    bus: %s%s", sim.Prefix, c.bus)
 	if c.kind == drivers.I2C {
 		p("    address: 0x%02x", c.address)
+	}
+	if c.kind == drivers.W1Bus {
+		p("    id: %s", r.roms[c])
 	}
 	if converters[c.name] > 0 {
 		p("    channels:")

@@ -34,12 +34,14 @@ type faultKind struct {
 
 var unitKinds = []kind{unit, serialPort, tcpUnit, tcpServer}
 
+var wireKinds = []kind{i2cChip, i2cBusKind, w1Device, w1BusKind}
+
 var talkerKinds = []kind{talkerKind, talkerPort, talkerTCP}
 
 var speakers = slices.Concat(unitKinds, talkerKinds)
 
 var faultKinds = []faultKind{
-	{"unplug", []kind{serialPort, talkerPort, tcpServer, talkerTCP, i2cBusKind, i2cChip, spiDevice}, nil, nil},
+	{"unplug", []kind{serialPort, talkerPort, tcpServer, talkerTCP, i2cBusKind, i2cChip, spiDevice, w1BusKind, w1Device}, nil, nil},
 	{"rename", []kind{serialPort, talkerPort}, nil, nil},
 	{"silent", speakers, nil, func(_ fields, x *fault) { x.modbus.Silent = true }},
 	{"late", speakers, []string{"delay"}, func(f fields, x *fault) {
@@ -49,11 +51,11 @@ var faultKinds = []faultKind{
 	{"corrupt", speakers, nil, func(_ fields, x *fault) { x.modbus.Corrupt = true }},
 	{"noise", speakers, []string{"bytes"}, func(f fields, x *fault) { x.modbus.Noise = f.noise() }},
 	{"exception", unitKinds, []string{"code"}, func(f fields, x *fault) { x.modbus.Exception = byte(f.at("code").whole(4, 1, 255)) }},
-	{"nack", []kind{i2cChip, i2cBusKind}, nil, func(_ fields, x *fault) { x.bus.NACK = true }},
-	{"stuck", []kind{i2cChip, i2cBusKind}, []string{"hold"}, func(f fields, x *fault) {
+	{"nack", wireKinds, nil, func(_ fields, x *fault) { x.bus.NACK = true }},
+	{"stuck", wireKinds, []string{"hold"}, func(f fields, x *fault) {
 		x.bus.Stuck = f.at("hold").duration(100*time.Millisecond, time.Millisecond, 4*time.Second)
 	}},
-	{"flip", []kind{i2cChip, i2cBusKind, spiDevice}, []string{"bit"}, func(f fields, x *fault) { x.bus.Flip = f.at("bit").whole(1, 1, 8*256) }},
+	{"flip", append(wireKinds[:4:4], spiDevice), []string{"bit"}, func(f fields, x *fault) { x.bus.Flip = f.at("bit").whole(1, 1, 8*256) }},
 	{"float", []kind{spiDevice}, []string{"level"}, func(f fields, x *fault) {
 		x.bus.Float, x.bus.Level = true, 0xFF
 		if f.at("level").whole(1, 0, 1) == 0 {

@@ -46,6 +46,7 @@ type Running struct {
 	talker map[*port]*sim.Talker
 	doors  map[string]*door
 	spi    map[string]*sim.SPIDevice
+	roms   map[*chip]string // of 1-Wire devices
 	truth  *recorder
 	server io.Closer // the broker
 	start  time.Time
@@ -64,7 +65,7 @@ const maxSocketPath = 107
 func (s *Site) Open(o Options) (_ *Running, err error) {
 	r := &Running{
 		site: s, o: o, socket: filepath.Join(o.Dir, "sim.sock"), start: time.Now(),
-		lines: map[string]*sim.SerialLine{}, modbus: map[*port]*sim.Modbus{}, talker: map[*port]*sim.Talker{}, doors: map[string]*door{}, spi: map[string]*sim.SPIDevice{},
+		lines: map[string]*sim.SerialLine{}, modbus: map[*port]*sim.Modbus{}, talker: map[*port]*sim.Talker{}, doors: map[string]*door{}, spi: map[string]*sim.SPIDevice{}, roms: map[*chip]string{},
 		spoiled: map[*slave]*atomic.Int64{},
 	}
 	if len(r.socket) > maxSocketPath {
@@ -97,6 +98,16 @@ func (s *Site) Open(o Options) (_ *Running, err error) {
 			if err := bus.Add(c.address, r.newChip(c).(sim.I2CChip)); err != nil {
 				return nil, err
 			}
+		}
+	}
+	for _, b := range s.w1 {
+		bus := r.world.AddW1(b.name)
+		for _, c := range b.chips {
+			chip := r.newChip(c).(sim.W1Chip)
+			if err := bus.Add(chip); err != nil {
+				return nil, err
+			}
+			r.roms[c] = chip.ID()
 		}
 	}
 	for _, c := range s.spi {
@@ -319,6 +330,11 @@ func (r *Running) Offer() (lines [][2]string) {
 	for _, b := range r.site.i2c {
 		for _, c := range b.chips {
 			add("i2c", "sim:%s, 0x%02x: %s, a %s", b.name, c.address, c.sensor.name, c.name)
+		}
+	}
+	for _, b := range r.site.w1 {
+		for _, c := range b.chips {
+			add("w1", "sim:%s, %s: %s, a %s", b.name, r.roms[c], c.sensor.name, c.name)
 		}
 	}
 	for _, c := range r.site.spi {

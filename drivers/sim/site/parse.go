@@ -26,8 +26,9 @@ type Site struct {
 
 	ports   []*port
 	tcp     []*port
-	i2c     []*i2cBus
+	i2c     []*chipBus
 	spi     []*chip
+	w1      []*chipBus
 	sensors []*sensor // in the order of the file
 	faults  []*fault
 }
@@ -49,6 +50,8 @@ const (
 	i2cBusKind kind = "an I2C bus"
 	i2cChip    kind = "an I2C chip"
 	spiDevice  kind = "an SPI device"
+	w1BusKind  kind = "a 1-Wire bus"
+	w1Device   kind = "a 1-Wire device"
 	brokerKind kind = "the broker"
 	clockKind  kind = "the clock"
 )
@@ -108,7 +111,8 @@ type register struct {
 	wave          wave
 }
 
-type i2cBus struct {
+// chipBus is an I2C or a 1-Wire bus.
+type chipBus struct {
 	name  string
 	chips []*chip
 }
@@ -191,7 +195,7 @@ const (
 )
 
 func (p *parse) root(x node) {
-	f, ok := x.mapping("gateway", "broker", "clock", "ports", "tcp", "i2c", "spi", "faults")
+	f, ok := x.mapping("gateway", "broker", "clock", "ports", "tcp", "i2c", "spi", "w1", "faults")
 	if !ok {
 		return
 	}
@@ -223,11 +227,14 @@ func (p *parse) root(x node) {
 	for _, x := range f.at("i2c").list() {
 		p.i2c(x)
 	}
+	for _, x := range f.at("w1").list() {
+		p.w1(x)
+	}
 	for _, x := range f.at("spi").list() {
 		p.spi(x)
 	}
 	if len(s.sensors) == 0 && len(p.problems) == 0 {
-		x.wrong("no sensors", "at least one, below ports, tcp, i2c or spi")
+		x.wrong("no sensors", "at least one, below ports, tcp, i2c, spi or w1")
 	}
 	if n := len(s.Channels()); n > maxChannels {
 		x.wrong(fmt.Sprintf("%d channels", n), "at most %d", maxChannels)
@@ -596,7 +603,7 @@ func (p *parse) i2c(x node) {
 	if !ok {
 		return
 	}
-	b := &i2cBus{name: f.at("name").busName()}
+	b := &chipBus{name: f.at("name").busName()}
 	p.own(f.at("name"), b.name, target{kind: i2cBusKind, bus: b.name})
 	list := f.at("chips")
 	if !list.given() {
@@ -624,6 +631,35 @@ func (p *parse) i2c(x node) {
 		b.chips = append(b.chips, c)
 	}
 	p.site.i2c = append(p.site.i2c, b)
+}
+
+func (p *parse) w1(x node) {
+	f, ok := x.mapping("name", "devices")
+	if !ok {
+		return
+	}
+	b := &chipBus{name: f.at("name").busName()}
+	p.own(f.at("name"), b.name, target{kind: w1BusKind, bus: b.name})
+	list := f.at("devices")
+	if !list.given() {
+		list.bad("a list of devices: {sensor, chip, every, values}")
+	}
+	for _, x := range list.list() {
+		f, ok := x.mapping("sensor", "chip", "every", "timeout", "values")
+		if !ok {
+			continue
+		}
+		c := &chip{bus: b.name, kind: drivers.W1Bus}
+		known := p.chipType(f.at("chip"), c)
+		c.sensor = p.sensor(f, w1Device, c.name)
+		c.sensor.chip = c
+		p.also(b.name, c.sensor)
+		if known {
+			p.quantities(f.at("values"), c)
+		}
+		b.chips = append(b.chips, c)
+	}
+	p.site.w1 = append(p.site.w1, b)
 }
 
 // converters are chips whose channels the site names.
@@ -654,6 +690,9 @@ func fitsBus(t sim.ChipType, k drivers.BusKind) bool {
 		return ok
 	case drivers.SPI:
 		_, ok := c.(sim.SPIChip)
+		return ok
+	case drivers.W1Bus:
+		_, ok := c.(sim.W1Chip)
 		return ok
 	}
 	return false

@@ -134,6 +134,15 @@ func (r *Running) set(f *fault, on bool) error {
 			} else {
 				b.Plug(c.address)
 			}
+		case w1BusKind:
+			r.world.AddW1(f.on).SetGone(on)
+		case w1Device:
+			c := t.sensors[0].chip
+			if b := r.world.AddW1(c.bus); on {
+				b.Unplug(r.roms[c])
+			} else {
+				b.Plug(r.roms[c])
+			}
 		case spiDevice:
 			if d := r.spi[t.sensors[0].chip.bus]; on {
 				d.Unplug()
@@ -173,14 +182,17 @@ func (r *Running) set(f *fault, on bool) error {
 			if m.Corrupt || m.Truncate > 0 || m.Exception != 0 {
 				spoiled.Store(time.Now().Add(spoilDelay).UnixNano())
 			}
-		case i2cChip, spiDevice:
+		case i2cChip, spiDevice, w1Device:
 			b := f.bus
 			if !on {
 				b = sim.BusFault{}
 			}
-			if s.kind == spiDevice {
+			switch s.kind {
+			case spiDevice:
 				r.spi[s.chip.bus].SetFault(b)
-			} else {
+			case w1Device:
+				r.world.AddW1(s.chip.bus).SetFault(r.roms[s.chip], b)
+			default:
 				r.world.AddI2C(s.chip.bus).SetFault(s.chip.address, b)
 			}
 		}

@@ -3,10 +3,13 @@ package site
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -37,6 +40,7 @@ const bench = `ports:
       - {sensor: meter, unit_id: 2, every: 1s, channels: [{name: energy, register: input, address: 0, type: float32, unit: kWh, value: 21.4}]}
 i2c: [{name: i2c-1, chips: [{sensor: cellar, chip: bme280, every: 1s, values: {temperature: {sawtooth: {low: 10, high: 20, period: 1s}}}}]}]
 spi: [{name: spi0.0, sensor: tank, chip: mcp3008, vref: 3.3, every: 1s, channels: [{name: level, input: 2, value: 1.5}]}]
+w1: [{name: w1, devices: [{sensor: hall, chip: ds18b20, every: 2s, values: {temperature: 21.5}}]}]
 faults:
 `
 
@@ -75,6 +79,9 @@ func open(t *testing.T, text string) *rig {
 
 // read reads a sensor as the gateway does: over the socket, or the port's terminal.
 func (x *rig) read(sensor string) ([]drivers.Reading, error) {
+	if sensor == "hall" {
+		return x.hall()
+	}
 	var o drivers.Options
 	p := func(v int) *int { return &v }
 	channel := func(name string) drivers.Channel { return drivers.Channel{Name: name} }
@@ -115,6 +122,29 @@ func (x *rig) read(sensor string) ([]drivers.Reading, error) {
 	return s.Read(ctx)
 }
 
+// hall reads the one device of the 1-Wire bus.
+func (x *rig) hall() ([]drivers.Reading, error) {
+	h, err := hostbus.Open(context.Background(), drivers.Bus{Kind: drivers.W1Bus, Name: "sim:w1"})
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	ids, err := h.W1.Devices()
+	if err != nil || len(ids) == 0 {
+		return nil, errors.Join(err, errors.New("no device"))
+	}
+	text, err := h.W1.Read(ids[0], "w1_slave")
+	if err != nil {
+		return nil, err
+	}
+	_, number, _ := strings.Cut(string(text), "t=")
+	if !strings.Contains(string(text), "YES") {
+		return nil, drivers.ErrCheck
+	}
+	v, err := strconv.Atoi(strings.TrimSpace(number))
+	return []drivers.Reading{{Channel: "temperature", Value: float64(v) / 1000}}, err
+}
+
 // written is a truth file.
 type written struct {
 	site     truth.Site
@@ -146,7 +176,7 @@ func TestTruth(t *testing.T) {
 	got := map[string][]float64{}
 	begin := time.Now().UnixMilli()
 	for range 3 {
-		for _, sensor := range []string{"boiler", "meter", "cellar", "tank"} {
+		for _, sensor := range []string{"boiler", "meter", "cellar", "tank", "hall"} {
 			readings, err := x.read(sensor)
 			require.NoError(t, err)
 			for _, r := range readings {
@@ -161,7 +191,7 @@ func TestTruth(t *testing.T) {
 		require.LessOrEqual(t, r.TimeMS, time.Now().UnixMilli())
 		served[r.Channel] = append(served[r.Channel], r.Value)
 	}
-	require.Len(t, got, 8)
+	require.Len(t, got, 9)
 	for name, values := range got {
 		if name == "tank/level" { // opening a converter reads it, too
 			served[name] = []float64{served[name][1], served[name][3], served[name][5]}
@@ -176,7 +206,7 @@ func TestTruth(t *testing.T) {
 	require.NoError(t, x.r.Close())
 	all := x.records()
 	require.True(t, all.complete)
-	require.Len(t, all.sensors, 4)
+	require.Len(t, all.sensors, 5)
 	require.Equal(t, truth.Sensor{Name: "boiler", Driver: "modbus", EveryMS: 1000,
 		Channels: []truth.Channel{{Name: "polls"}, {Name: "flow", Unit: "Cel"}, {Name: "pump"}}}, all.sensors[0])
 }
@@ -207,6 +237,11 @@ func TestFaults(t *testing.T) {
 		{"on: tank, fault: float, level: 1", "tank", nil, "cellar"},
 		{"on: tank, fault: unplug", "tank", nil, "cellar"},
 		{"on: spi0.0, fault: flip, bit: 16", "tank", nil, "cellar"},
+		{"on: hall, fault: nack", "hall", nil, "cellar"},
+		{"on: hall, fault: unplug", "hall", nil, "cellar"},
+		{"on: w1, fault: unplug", "hall", drivers.ErrGone, "cellar"},
+		{"on: w1, fault: stuck, hold: 20ms", "hall", nil, "cellar"},
+		{"on: hall, fault: flip, bit: 9", "hall", drivers.ErrCheck, "cellar"},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			x := open(t, bench+"  - {at: 1s, for: 1s, "+c.fault+"}")
@@ -302,7 +337,7 @@ func TestRun(t *testing.T) {
 	require.NoError(t, r.Close())
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Equal(t, 4, bytes.Count(text, []byte(`"kind":"sensor"`)))
+	require.Equal(t, 5, bytes.Count(text, []byte(`"kind":"sensor"`)))
 	require.Equal(t, 3, bytes.Count(text, []byte(`"kind":"fault"`)))
 	require.Contains(t, string(text), `"kind":"end"`)
 }
