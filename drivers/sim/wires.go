@@ -8,4 +8,6 @@ var wireChips = []ChipType{
 		func(w *World, name string, v map[string]Value) any { return NewDS18B20(w, name, v["temperature"]) }},
 	{"scd4x", drivers.I2C, 0x62, []Quantity{{"co2", "ppm", 800, 0}, {"temperature", "Cel", 20, 0.006}, {"humidity", "%RH", 50, 0.006}},
 		func(w *World, name string, v map[string]Value) any { return NewSCD4x(w, name, 0xF8969F073BBE, v) }},
+	{"ina219", drivers.I2C, 0x40, []Quantity{{"voltage", "V", 12, 0.0005}, {"current", "A", 0.5, 1e-6}, {"power", "W", 6, 1e-5}},
+		func(w *World, name string, v map[string]Value) any { return NewINA219(w, name, 0.1, v) }},
 }
