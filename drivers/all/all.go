@@ -8,6 +8,7 @@ import (
 	"homeward/drivers/ds18b20"
 	"homeward/drivers/ina219"
 	"homeward/drivers/line"
+	"homeward/drivers/max31855"
 	"homeward/drivers/mcp3008"
 	"homeward/drivers/mcp9808"
 	"homeward/drivers/modbus"
@@ -25,6 +26,7 @@ var Factories = []drivers.Factory{
 	ds18b20.Factory,
 	ina219.Factory,
 	line.Factory,
+	max31855.Factory,
 	mcp3008.Factory,
 	mcp9808.Factory,
 	modbus.Factory,

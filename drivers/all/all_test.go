@@ -31,6 +31,7 @@ func TestFactories(t *testing.T) {
 	require.Equal(t, map[string]string{
 		"bme280": "bme280", "bmp280": "bme280",
 		"ds18b20": "ds18b20",
+		"max31855": "max31855",
 		"mcp3008": "mcp3008", "mcp3208": "mcp3008",
 		"modbus": "modbus",
 		"nmea": "nmea", "line": "line",

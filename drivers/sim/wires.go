@@ -6,6 +6,10 @@ import "homeward/drivers"
 var wireChips = []ChipType{
 	{"ds18b20", drivers.W1Bus, 0, []Quantity{{"temperature", "Cel", 20, 0.01}},
 		func(w *World, name string, v map[string]Value) any { return NewDS18B20(w, name, v["temperature"]) }},
+	{"max31855", drivers.SPI, 0, []Quantity{{"temperature", "Cel", 200, 0.01}, {"junction", "Cel", 25, 0.01}},
+		func(w *World, name string, v map[string]Value) any {
+			return NewMAX31855(w, name, v["temperature"], v["junction"])
+		}},
 	{"scd4x", drivers.I2C, 0x62, []Quantity{{"co2", "ppm", 800, 0}, {"temperature", "Cel", 20, 0.006}, {"humidity", "%RH", 50, 0.006}},
 		func(w *World, name string, v map[string]Value) any { return NewSCD4x(w, name, 0xF8969F073BBE, v) }},
 	{"ina219", drivers.I2C, 0x40, []Quantity{{"voltage", "V", 12, 0.0005}, {"current", "A", 0.5, 1e-6}, {"power", "W", 6, 1e-5}},
