@@ -54,11 +54,6 @@ type story struct {
 	sensors []Sensor
 }
 
-func (s *story) talks(channel string) bool {
-	name, _, _ := strings.Cut(channel, "/")
-	return s.sensors[slices.IndexFunc(s.sensors, func(x Sensor) bool { return x.Name == name })].Talks
-}
-
 // tell makes a story in which nothing goes wrong: one to four sensors, some of which talk, failed polls, a fault, several
 // epochs, gaps, repeats, any order of arrival.
 func tell(t *rapid.T) *story {
