@@ -577,8 +577,12 @@ func TestProof(t *testing.T) {
 	}
 	recovered := map[int][]time.Duration{} // by cell
 	meanwhile := map[int][]int{}
-	for range rounds {
-		r := p.round(t, program)
+	for n := range rounds {
+		var r round
+		t.Run(fmt.Sprintf("round %d", n+1), func(t *testing.T) { r = p.round(t, program) })
+		if r.report == nil {
+			return // and that has been said
+		}
 		for i, c := range p.cells {
 			if c.reason != "" {
 				continue
