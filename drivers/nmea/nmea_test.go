@@ -391,9 +391,13 @@ func TestSite(t *testing.T) {
 				for _, r := range got {
 					values[r.Channel] = r.Value
 				}
-				m := <-served
-				want := maps.Clone(m)
-				served <- m
+				var want map[string]float64
+				require.Eventually(t, func() bool { // told a moment after it was written
+					m := <-served
+					want = maps.Clone(m)
+					served <- m
+					return len(want) == len(quantities)
+				}, 5*time.Second, time.Millisecond)
 				require.Equal(t, want, values)
 			}
 			right()
