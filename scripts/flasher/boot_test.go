@@ -98,7 +98,12 @@ func prepared(t *testing.T, img string) string {
 
 // TestPrepared looks at a prepared image with tools that are not ours.
 func TestPrepared(t *testing.T) {
-	img := prepared(t, makeImage(t))
+	t.Run("FAT32", func(t *testing.T) { testPrepared(t, makeImage(t)) })
+	t.Run("FAT16", func(t *testing.T) { testPrepared(t, makeImage(t, "fat16")) })
+}
+
+func testPrepared(t *testing.T, plain string) {
+	img := prepared(t, plain)
 	checkClean(t, img)
 	want := strings.Replace(strings.TrimSpace(cmdline), "console=serial0,115200 ", "", 1) +
 		" systemd.run=/boot/firmware/homeward-first-boot.sh systemd.run_success_action=reboot systemd.unit=kernel-command-line.target\n"

@@ -6,8 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/diskfs/go-diskfs/filesystem"
+	"github.com/diskfs/go-diskfs/filesystem/fat16"
 )
 
 // need skips where a package of the system is missing.
@@ -104,7 +108,14 @@ func buildImage(t *testing.T, name string, features []string) string {
 	}
 	img := filepath.Join(dir, "os.img")
 	fat, ext4 := filepath.Join(dir, "boot.fat"), filepath.Join(dir, "root.ext4")
-	run(t, "", vfat, "-C", "-F", "32", "-s", "1", "-n", "bootfs", fat, fmt.Sprint(bootBytes/1024))
+	bits, cluster := "32", "1"
+	features = slices.DeleteFunc(slices.Clone(features), func(f string) bool {
+		if f == "fat16" {
+			bits, cluster = "16", "4"
+		}
+		return f == "fat16"
+	})
+	run(t, "", vfat, "-C", "-F", bits, "-s", cluster, "-n", "bootfs", fat, fmt.Sprint(bootBytes/1024))
 	run(t, "", ext, "-q", "-L", "rootfs", "-O", strings.Join(append([]string{"^huge_file"}, features...), ","), "-d", root, ext4, fmt.Sprint(rootBytes/1024)+"k")
 
 	f, err := os.Create(img)
@@ -137,7 +148,11 @@ func buildImage(t *testing.T, name string, features []string) string {
 	}
 	boot := newOverlay(f, rootAt+rootBytes)
 	part := Partition{Start: bootAt, Size: bootBytes}
-	fsys, err := openFAT32(boot, part)
+	var fsys filesystem.FileSystem
+	fsys, err = openFAT32(boot, part)
+	if bits == "16" {
+		fsys, err = fat16.Read(boot, part.Size, part.Start, sector)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
