@@ -1,6 +1,7 @@
 package ds18b20
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"testing"
@@ -50,6 +51,34 @@ func TestDatasheetConversation(t *testing.T) {
 		require.ErrorIs(t, err, want)
 		require.Empty(t, r)
 	}
+}
+
+// TestRecordAndPlay: what was recorded of a 1-Wire bus gives the same readings and the same kinds of error again.
+func TestRecordAndPlay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &sim.World{}
+		bus, c := w.AddW1("w1"), sim.NewDS18B20(w, "flow", sim.Constant(-7.5))
+		require.NoError(t, bus.Add(c))
+		var text bytes.Buffer
+		rec := drivertest.NewRecorder(&text)
+		run := func(b drivers.W1, gone func()) (r []drivers.Reading, err error) {
+			o := options()
+			require.Empty(t, o.Check())
+			s, err := o.Open(t.Context(), drivers.Env{W1: b})
+			require.NoError(t, err)
+			r, err = s.Read(t.Context())
+			require.NoError(t, err)
+			gone()
+			_, err = s.Read(t.Context())
+			return r, err
+		}
+		first, err := run(rec.W1(bus), func() { bus.SetGone(true) })
+		require.ErrorIs(t, err, drivers.ErrGone)
+		require.NoError(t, rec.Err())
+		again, err := run(drivertest.Play(t, &text).W1(), func() {})
+		require.ErrorIs(t, err, drivers.ErrGone)
+		require.Equal(t, first, again)
+	})
 }
 
 // TestCRC: the example of Maxim's application note 27 (family 02, serial number 1B81C) and the delivered scratchpad.
