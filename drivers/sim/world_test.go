@@ -104,7 +104,7 @@ func TestSocket(t *testing.T) {
 		require.ErrorContains(t, here, "the simulated site has")
 	}
 	_, err = Open(ctx, drivers.Bus{Kind: drivers.Serial, Name: "sim:rs485"})
-	require.ErrorContains(t, err, "want i2c or spi")
+	require.ErrorContains(t, err, "want i2c, spi or w1")
 
 	stop()
 	for range 2 {
