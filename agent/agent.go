@@ -26,6 +26,7 @@ import (
 
 	"homeward/agent/cloud"
 	"homeward/agent/config"
+	"homeward/agent/home"
 	"homeward/agent/ledger"
 	"homeward/agent/pack"
 	"homeward/agent/status"
@@ -59,6 +60,7 @@ type Agent struct {
 	pub      *publisher // nil while the home may not be published to
 	started  time.Time
 	vital    *vital
+	key      string // the public half of its own
 
 	opsMu sync.Mutex
 	ops   operations
@@ -122,6 +124,11 @@ func New(o Options) (*Agent, error) {
 	}
 	a.buf = buf
 	a.evicted = buf.Stats().Dropped
+	if key, err := home.Key(o.Config.State); err != nil { // nothing but receipts needs it
+		o.Log.Warn("no key of its own", "error", err)
+	} else {
+		a.key = home.Public(key)
+	}
 	if err := a.settle(); err != nil {
 		return nil, errors.Join(err, buf.Close())
 	}
@@ -278,12 +285,12 @@ func (a *Agent) Run(ctx context.Context, reload <-chan os.Signal) error {
 }
 
 func (a *Agent) startPublisher(cfg *config.Config) error {
-	home, err := a.NewCloud(cfg, a.epoch, a.Log)
+	there, err := a.NewCloud(cfg, a.epoch, a.Log)
 	if err != nil {
 		return err
 	}
 	a.pub = newPublisher(&publisher{
-		buf: a.buf, lane: a.lane, cloud: home,
+		buf: a.buf, lane: a.lane, cloud: there,
 		header:   pack.Header{Gateway: cfg.Gateway, Epoch: uint32(a.epoch)},
 		settings: func() *config.Publish { return &a.cfg.Load().Publish },
 		flush:    func() time.Duration { return time.Duration(a.cfg.Load().Buffer.Flush) },
@@ -432,7 +439,7 @@ func (a *Agent) Status() status.Status {
 	now := a.Clock.Stamp()
 	source, offset := a.Clock.Source()
 	v := status.Status{
-		Gateway: cfg.Gateway, Version: a.Version, UptimeS: int64(time.Since(a.started).Seconds()), PID: os.Getpid(),
+		Gateway: cfg.Gateway, Version: a.Version, UptimeS: int64(time.Since(a.started).Seconds()), PID: os.Getpid(), Key: a.key,
 		Home: status.Home{
 			Cloud: string(cfg.Home.Cloud), Organization: cfg.Home.Organization, Project: cfg.Home.Project, Product: cfg.Home.Product,
 			Epoch: uint32(a.epoch), State: state, Since: since.UTC(), URL: cfg.Home.URL,
@@ -533,6 +540,16 @@ func (a *Agent) localHandler() http.Handler {
 	mux := status.Handler(a.Status)
 	mux.HandleFunc("GET /check", func(w http.ResponseWriter, r *http.Request) {
 		status.WriteJSON(w, a.check(r.Context(), r.FormValue("digest"), r.FormValue("offline") != ""))
+	})
+	mux.HandleFunc("GET /receipt", func(w http.ResponseWriter, r *http.Request) {
+		key, err := home.Key(a.Config.State) // what it signs is what it saw itself
+		if err != nil {
+			http.Error(w, oneLine(err), http.StatusInternalServerError)
+			return
+		}
+		offline := r.FormValue("offline") != ""
+		lines := a.check(r.Context(), r.FormValue("digest"), offline)
+		status.WriteJSON(w, receipt(key, aboutNow(a.cfg.Load(), a.Version, offline, a.Clock), lines))
 	})
 	mux.HandleFunc("GET /buffer/stat", func(w http.ResponseWriter, _ *http.Request) { status.WriteJSON(w, a.buf.Stats()) })
 	mux.HandleFunc("GET /buffer/verify", func(w http.ResponseWriter, _ *http.Request) {

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"homeward/agent/config"
+	"homeward/agent/home"
 	"homeward/agent/ledger"
 	"homeward/buffer"
 	"homeward/drivers"
@@ -23,6 +26,33 @@ type Line struct {
 	Result string `json:"result"` // ok, warn, fail
 	Text   string `json:"text"`
 	Remedy string `json:"remedy"`
+
+	Values []Value `json:"values,omitempty"` // of a sensor
+}
+
+// Value is one that a sensor gave.
+type Value struct {
+	Channel string       `json:"channel"`
+	Value   float64      `json:"value"`
+	Unit    drivers.Unit `json:"unit"`
+}
+
+// Lines are made by these alone: none that warns or fails is without a remedy.
+
+func okLine(name, text string) Line { return Line{Name: name, Result: resultOK, Text: text} }
+
+func warnLine(name, text, remedy string) Line { return badLine(resultWarn, name, text, remedy) }
+
+func failLine(name, text, remedy string) Line { return badLine(resultFail, name, text, remedy) }
+
+// lastRemedy is for what has no better one.
+const lastRemedy = "see homeward status and docs/codes.md, and the agent's log"
+
+func badLine(result, name, text, remedy string) Line {
+	if remedy == "" {
+		remedy = lastRemedy
+	}
+	return Line{Name: name, Result: result, Text: text, Remedy: remedy}
 }
 
 const (
@@ -39,29 +69,31 @@ func (a *Agent) check(ctx context.Context, digest string, offline bool) []Line {
 	cfg := a.cfg.Load()
 	lines := checkConfig(cfg)
 	if digest != "" && digest != cfg.Digest {
-		lines = append(lines, Line{"configuration", resultFail, "the running agent uses another configuration than this file; what follows is about the one it uses",
-			"have it read the file (SIGHUP, or systemctl reload), or restart it, and check again"})
+		lines = append(lines, failLine("configuration", "the running agent uses another configuration than this file; what follows is about the one it uses",
+			"have it read the file (SIGHUP, or systemctl reload), or restart it, and check again"))
 	}
 	for _, p := range a.problems.list() {
 		if p.Code == string(CodeConfigReload) || p.Code == string(CodeConfigRestart) || p.Code == string(CodeHomeChanged) {
-			lines = append(lines, Line{"configuration", resultFail, p.Text, p.Remedy})
+			lines = append(lines, failLine("configuration", p.Text, p.Remedy))
 		}
 	}
-	lines = append(lines, checkSensors(cfg, func(c *config.Sensor) (int, error) {
+	lines = append(lines, checkSensors(cfg, func(c *config.Sensor) ([]drivers.Reading, error) {
 		bound, cancel := context.WithTimeout(ctx, sensorBound)
 		defer cancel()
 		return a.sampler.readNow(bound, c.Name)
 	})...)
 	stats := a.buf.Stats()
-	lines = append(lines, checkClock(a.Clock), checkDisk(cfg), checkBuffer(stats))
+	lines = append(lines, checkClock(a.Clock), checkDisk(cfg), checkBuffer(stats, a.Clock))
 	if !offline {
 		bound, cancel := context.WithTimeout(ctx, homeBound)
 		defer cancel()
 		if a.pub != nil {
 			lines = append(lines, checkHome(cfg, a.pub.proveNow(bound)))
+		} else {
+			lines = append(lines, failLine("home", "not asked: the state folder belongs to another home", homeChangedRemedy))
 		}
 	}
-	return append(lines, checkBudget(cfg))
+	return append(append(lines, checkCard(cfg)...), checkBudget(cfg), checkUpdate(cfg))
 }
 
 // Check is the same for a gateway that is not running: it opens the buses and the
@@ -74,7 +106,7 @@ func Check(ctx context.Context, o Options, offline bool) []Line {
 	lines := checkConfig(cfg)
 	owners := map[drivers.Bus]*owner{}
 	s := &sampler{open: o.OpenBus, clock: o.Clock, log: o.Log}
-	lines = append(lines, checkSensors(cfg, func(c *config.Sensor) (int, error) {
+	lines = append(lines, checkSensors(cfg, func(c *config.Sensor) ([]drivers.Reading, error) {
 		w := owners[c.Options.Bus()]
 		if w == nil {
 			w = &owner{sampler: s, bus: c.Options.Bus()}
@@ -86,7 +118,7 @@ func Check(ctx context.Context, o Options, offline bool) []Line {
 		if errors.Is(err, drivers.ErrGone) {
 			w.close()
 		}
-		return len(readings), err
+		return readings, err
 	})...)
 	for _, w := range owners {
 		w.close()
@@ -95,14 +127,14 @@ func Check(ctx context.Context, o Options, offline bool) []Line {
 	epoch := buffer.Epoch(0)
 	if _, err := os.Stat(BufferPath(cfg.State)); err == nil {
 		if b, err := buffer.Open(BufferPath(cfg.State), buffer.Options{ReadOnly: true, MaxBytes: int64(cfg.Buffer.MaxBytes)}); err != nil {
-			lines = append(lines, Line{"buffer", resultFail, oneLine(err), "see docs/buffer.md; the agent sets damaged files aside by itself when it starts"})
+			lines = append(lines, failLine("buffer", oneLine(err), "see docs/buffer.md; the agent sets damaged files aside by itself when it starts"))
 		} else {
 			for _, e := range b.Lanes() {
 				epoch = max(epoch, e)
 			}
-			lines = append(lines, checkBuffer(b.Stats()))
+			lines = append(lines, checkBuffer(b.Stats(), o.Clock))
 			if text := homeChanged(b, cfg); text != "" {
-				lines = append(lines, Line{"home", resultFail, text, homeChangedRemedy})
+				lines = append(lines, failLine("home", text, homeChangedRemedy))
 			}
 			_ = b.Close()
 		}
@@ -110,17 +142,27 @@ func Check(ctx context.Context, o Options, offline bool) []Line {
 	if !offline {
 		lines = append(lines, checkHome(cfg, proveHome(ctx, o, epoch)))
 	}
-	return append(lines, checkBudget(cfg))
+	return append(append(lines, checkCard(cfg)...), checkBudget(cfg), checkUpdate(cfg))
+}
+
+// CheckReceipt is [Check] with a receipt, signed with the key of the state folder, which is made if there is none.
+func CheckReceipt(ctx context.Context, o Options, offline bool) (Checked, error) {
+	key, err := home.Key(o.Config.State)
+	if err != nil {
+		return Checked{}, err
+	}
+	lines := Check(ctx, o, offline)
+	return receipt(key, aboutNow(o.Config, o.Version, offline, o.Clock), lines), nil
 }
 
 func proveHome(ctx context.Context, o Options, epoch buffer.Epoch) error {
-	home, err := o.NewCloud(o.Config, epoch, o.Log)
+	there, err := o.NewCloud(o.Config, epoch, o.Log)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, homeBound)
 	defer cancel()
-	link, err := home.Dial(ctx, nil, nil)
+	link, err := there.Dial(ctx, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -129,15 +171,15 @@ func proveHome(ctx context.Context, o Options, epoch buffer.Epoch) error {
 }
 
 func checkConfig(cfg *config.Config) []Line {
-	lines := []Line{{"configuration", resultOK, fmt.Sprintf("%d sensors", len(cfg.Sensors)), ""}}
+	lines := []Line{okLine("configuration", fmt.Sprintf("%d sensors", len(cfg.Sensors)))}
 	for _, w := range cfg.Warnings {
-		lines = append(lines, Line{"configuration", resultWarn, w.Path + ": " + w.Text, w.Remedy})
+		lines = append(lines, warnLine("configuration", w.Path+": "+w.Text, w.Remedy))
 	}
 	return lines
 }
 
 // checkSensors reads the sensors, one bus after another in parallel.
-func checkSensors(cfg *config.Config, read func(*config.Sensor) (int, error)) []Line {
+func checkSensors(cfg *config.Config, read func(*config.Sensor) ([]drivers.Reading, error)) []Line {
 	lines := make([]Line, len(cfg.Sensors))
 	byBus := map[drivers.Bus][]int{}
 	for i := range cfg.Sensors {
@@ -151,13 +193,13 @@ func checkSensors(cfg *config.Config, read func(*config.Sensor) (int, error)) []
 			for _, i := range list {
 				c := &cfg.Sensors[i]
 				if c.Disabled {
-					lines[i] = Line{"sensor " + c.Name, resultWarn, "disabled", "remove disabled: true when it is wanted"}
+					lines[i] = warnLine("sensor "+c.Name, "disabled", "remove disabled: true when it is wanted")
 					continue
 				}
 				one.Lock()
-				n, err := read(c)
+				readings, err := read(c)
 				one.Unlock()
-				lines[i] = sensorLine(c, n, err)
+				lines[i] = sensorLine(c, readings, err)
 			}
 		})
 	}
@@ -165,16 +207,43 @@ func checkSensors(cfg *config.Config, read func(*config.Sensor) (int, error)) []
 	return lines
 }
 
-func sensorLine(c *config.Sensor, n int, err error) Line {
-	l := Line{"sensor " + c.Name, resultOK, fmt.Sprintf("%s on %s: %d readings", c.Driver, c.Options.Bus().Name, n), ""}
-	if err == nil {
-		return l
+// maxShown bounds the values in a line's text; all of them are in its Values, up to maxValues.
+const maxShown, maxValues = 6, 64
+
+func sensorLine(c *config.Sensor, readings []drivers.Reading, err error) Line {
+	name, n := "sensor "+c.Name, len(readings)
+	var values []Value
+	var shown, outside []string
+	for i, r := range readings {
+		text := fmt.Sprintf("%s %.6g %s", r.Channel, r.Value, r.Unit)
+		if i < maxShown {
+			shown = append(shown, strings.TrimSpace(text))
+		}
+		if i < maxValues {
+			values = append(values, Value{r.Channel, r.Value, r.Unit})
+		}
+		for _, ch := range c.Channels {
+			if ch.Name == r.Channel && (ch.Min != nil && r.Value < *ch.Min || ch.Max != nil && r.Value > *ch.Max) && len(outside) < maxShown {
+				outside = append(outside, strings.TrimSpace(text))
+			}
+		}
 	}
-	l.Result, l.Text = resultFail, oneLine(err)
-	if n > 0 {
-		l.Text = fmt.Sprintf("%d of %d channels: %s", n, len(c.Channels), l.Text)
+	if n > maxShown {
+		shown = append(shown, fmt.Sprintf("and %d more", n-maxShown))
 	}
-	_, l.Remedy = sensorProblem(n, err)
+	l := okLine(name, fmt.Sprintf("%s on %s: %s", c.Driver, c.Options.Bus().Name, strings.Join(shown, ", ")))
+	switch {
+	case err != nil:
+		_, remedy := sensorProblem(n, err)
+		text := oneLine(err)
+		if n > 0 {
+			text = fmt.Sprintf("%d of %d channels: %s", n, len(c.Channels), text)
+		}
+		l = failLine(name, text, remedy)
+	case len(outside) > 0:
+		l = warnLine(name, "outside min and max: "+strings.Join(outside, ", "), "check the instrument and its wiring, or the channel's min, max, scale and type")
+	}
+	l.Values = values
 	return l
 }
 
@@ -183,65 +252,117 @@ func checkClock(c Clock) Line {
 	source, _ := c.Source()
 	text := time.UnixMilli(now.Wall).UTC().Format(time.RFC3339) + ", by the " + source
 	if !now.Trusted {
-		return Line{"clock", resultWarn, text + ", not synchronised", "wait for the NTP client (timedatectl), or connect the network"}
+		return warnLine("clock", text+", not synchronised", "wait for the NTP client (timedatectl), or connect the network")
 	}
-	return Line{"clock", resultOK, text, ""}
+	return okLine("clock", text)
 }
 
 func checkDisk(cfg *config.Config) Line {
 	var fs unix.Statfs_t
 	dir := cfg.State
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		return Line{"disk", resultWarn, fmt.Sprintf("state folder %s does not exist", dir), "create it, owned by the user that homeward runs as; as root homeward run makes it itself"}
+		return warnLine("disk", fmt.Sprintf("state folder %s does not exist", dir), "create it, owned by the user that homeward runs as; as root homeward run makes it itself")
 	}
 	if err := unix.Statfs(dir, &fs); err != nil {
-		return Line{"disk", resultFail, fmt.Sprintf("state folder %s: %v", dir, err), "create it, owned by the user that homeward runs as"}
+		return failLine("disk", fmt.Sprintf("state folder %s: %v", dir, err), "create it, owned by the user that homeward runs as")
 	}
 	if err := unix.Access(dir, unix.W_OK); err != nil {
-		return Line{"disk", resultFail, fmt.Sprintf("state folder %s cannot be written: %v", dir, err), "give it to the user that homeward runs as, or mount it read-write"}
+		return failLine("disk", fmt.Sprintf("state folder %s cannot be written: %v", dir, err), "give it to the user that homeward runs as, or mount it read-write")
 	}
 	free := int64(fs.Bavail) * int64(fs.Bsize)
 	text := fmt.Sprintf("%d MB free at %s", free/1e6, dir)
 	if free < int64(cfg.Buffer.KeepFree) {
-		return Line{"disk", resultFail, fmt.Sprintf("%s, less than buffer.keep_free: %d MB", text, int64(cfg.Buffer.KeepFree)/1e6), "free space, or lower buffer.keep_free"}
+		return failLine("disk", fmt.Sprintf("%s, less than buffer.keep_free: %d MB", text, int64(cfg.Buffer.KeepFree)/1e6), "free space, or lower buffer.keep_free")
 	}
 	if free-int64(cfg.Buffer.KeepFree) < int64(cfg.Buffer.MaxBytes) {
-		return Line{"disk", resultWarn, fmt.Sprintf("%s: the buffer can not grow to buffer.max_bytes: %d MB", text, int64(cfg.Buffer.MaxBytes)/1e6), "free space, or lower buffer.max_bytes so that the limit is the one you expect"}
+		return warnLine("disk", fmt.Sprintf("%s: the buffer can not grow to buffer.max_bytes: %d MB", text, int64(cfg.Buffer.MaxBytes)/1e6), "free space, or lower buffer.max_bytes so that the limit is the one you expect")
 	}
-	return Line{"disk", resultOK, text, ""}
+	return okLine("disk", text)
 }
 
-func checkBuffer(s buffer.Stats) Line {
+// oldBacklog is an age at which it is worth a look why nothing left.
+const oldBacklog = 24 * time.Hour
+
+func checkBuffer(s buffer.Stats, c Clock) Line {
 	text := fmt.Sprintf("%d readings waiting, %d bytes of %d", s.Pending, s.Bytes, s.MaxBytes)
 	switch {
 	case s.Stopped:
-		return Line{"buffer", resultFail, text + ", sampling stopped", "bring the home back or raise buffer.max_bytes"}
+		return failLine("buffer", text+", sampling stopped", "bring the home back or raise buffer.max_bytes")
 	case len(s.DamagedFiles) > 0:
-		return Line{"buffer", resultWarn, fmt.Sprintf("%s, %d damaged files set aside", text, len(s.DamagedFiles)), "check the card (dmesg) and replace it if this happens again"}
+		return warnLine("buffer", fmt.Sprintf("%s, %d damaged files set aside", text, len(s.DamagedFiles)), "check the card (dmesg) and replace it if this happens again")
 	}
-	return Line{"buffer", resultOK, text, ""}
+	if now := c.Stamp(); now.Trusted && s.Pending > 0 && s.OldestTime > 0 {
+		age := time.Duration(now.Wall-s.OldestTime) * time.Millisecond
+		if text += fmt.Sprintf(", the oldest for %v", age.Round(time.Second)); age > oldBacklog {
+			return warnLine("buffer", text, "the backlog leaves once the home is proven; if it is, raise publish.backlog_share, or look for what uses up the budget")
+		}
+	}
+	return okLine("buffer", text)
 }
 
 func checkHome(cfg *config.Config, err error) Line {
 	if err == nil {
-		return Line{"home", resultOK, "reached and proven: " + cfg.Home.URL, ""}
+		return okLine("home", "reached and proven: "+cfg.Home.URL)
 	}
 	_, remedy := homeProblem(err)
-	return Line{"home", resultFail, oneLine(err), remedy}
+	return failLine("home", oneLine(err), remedy)
 }
 
 func checkBudget(cfg *config.Config) Line {
 	plan, err := ledger.Plan(cfg, ledger.PlanOptions{})
 	if err != nil {
-		return Line{"budget", resultWarn, oneLine(err), "see homeward plan"}
+		return warnLine("budget", oneLine(err), "see homeward plan")
 	}
 	text := fmt.Sprintf("about %.0f operations a month", plan.Operations)
 	if cfg.Operations.PerMonth == 0 {
-		return Line{"budget", resultOK, text + ", no budget configured", ""}
+		return okLine("budget", text+", no budget configured")
 	}
 	text = fmt.Sprintf("%s of %d", text, cfg.Operations.PerMonth)
 	if plan.Operations > float64(cfg.Operations.PerMonth) {
-		return Line{"budget", resultFail, text, "raise publish.max_age or the sensors' every; homeward plan shows what each saves"}
+		return failLine("budget", text, "raise publish.max_age or the sensors' every; homeward plan shows what each saves")
 	}
-	return Line{"budget", resultOK, text, ""}
+	if plan.Operations > 0.9*float64(cfg.Operations.PerMonth) {
+		return warnLine("budget", text+": less than a tenth is left for alarms, repeats and outages", "raise publish.max_age a little; homeward plan shows what each saves")
+	}
+	return okLine("budget", text)
+}
+
+// checkUpdate says where releases come from.
+func checkUpdate(cfg *config.Config) Line {
+	if cfg.Fleet == nil {
+		return okLine("updates", "no source configured: releases are installed by hand")
+	}
+	return warnLine("updates", fmt.Sprintf("%s is configured, and this release does not act on it", cfg.Fleet.Repository), "install releases by hand until one that does; nothing else is needed now")
+}
+
+// checkCard says how far the flash below the state folder is worn, where it tells: eMMC does (JEDEC JESD84-B51, EXT_CSD 268 and
+// 269: in tenths of its life), SD cards do not.
+func checkCard(cfg *config.Config) []Line {
+	var stat unix.Stat_t
+	if unix.Stat(cfg.State, &stat) != nil {
+		return nil
+	}
+	dev, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(stat.Dev)), unix.Minor(uint64(stat.Dev)))) //nolint:unconvert // its type differs between platforms
+	if err != nil {
+		return nil
+	}
+	for _, d := range []string{dev, filepath.Dir(dev)} { // the disk, or the one of its partition
+		text, err := os.ReadFile(filepath.Join(d, "device", "life_time"))
+		if err == nil {
+			return cardLines(string(text))
+		}
+	}
+	return nil
+}
+
+func cardLines(text string) []Line {
+	var a, b int
+	if n, _ := fmt.Sscanf(text, "0x%x 0x%x", &a, &b); n != 2 || max(a, b) < 1 {
+		return nil // it does not know
+	}
+	if used := max(a, b); used >= 10 {
+		return []Line{warnLine("card", fmt.Sprintf("at least %d %% of the flash's life is used", 10*(used-1)), "replace it soon: export the buffer, and give the new one the same configuration")}
+	} else {
+		return []Line{okLine("card", fmt.Sprintf("%d to %d %% of the flash's life is used", 10*(used-1), 10*used))}
+	}
 }

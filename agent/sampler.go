@@ -129,7 +129,7 @@ func (s *sampler) status() []status.Sensor {
 }
 
 // readNow reads the named sensor on its bus, between the polls, without recording anything.
-func (s *sampler) readNow(ctx context.Context, name string) (n int, err error) {
+func (s *sampler) readNow(ctx context.Context, name string) ([]drivers.Reading, error) {
 	s.mu.Lock()
 	var o *owner
 	var x *sensor
@@ -142,26 +142,29 @@ func (s *sampler) readNow(ctx context.Context, name string) (n int, err error) {
 	}
 	s.mu.Unlock()
 	if o == nil {
-		return 0, fmt.Errorf("agent: no sensor %q", name)
+		return nil, fmt.Errorf("agent: no sensor %q", name)
 	}
-	answer := make(chan error, 1)
+	type outcome struct {
+		readings []drivers.Reading
+		err      error
+	}
+	answer := make(chan outcome, 1)
 	job := func(ctx context.Context) {
 		readings, err := o.read(ctx, x)
-		n = len(readings)
-		answer <- err
+		answer <- outcome{slices.Clone(readings), err}
 	}
 	select {
 	case o.jobs <- job:
 	case <-o.done:
-		return 0, errors.New("agent: stopping")
+		return nil, errors.New("agent: stopping")
 	case <-ctx.Done():
-		return 0, fmt.Errorf("agent: bus %s had no time: %w", o.bus.Name, ctx.Err())
+		return nil, fmt.Errorf("agent: bus %s had no time: %w", o.bus.Name, ctx.Err())
 	}
 	select {
-	case err = <-answer:
-		return n, err
+	case a := <-answer:
+		return a.readings, a.err
 	case <-ctx.Done():
-		return 0, fmt.Errorf("agent: no answer from bus %s: %w", o.bus.Name, ctx.Err())
+		return nil, fmt.Errorf("agent: no answer from bus %s: %w", o.bus.Name, ctx.Err())
 	}
 }
 

@@ -15,6 +15,7 @@ type Status struct {
 	Version    string     `json:"version"`
 	UptimeS    int64      `json:"uptime_s"`
 	PID        int        `json:"pid"`
+	Key        string     `json:"ed25519"` // the public half of the gateway's own key, in hex; "" while it has none
 	Home       Home       `json:"home"`
 	Sensors    []Sensor   `json:"sensors"`
 	Buffer     Buffer     `json:"buffer"`

@@ -25,6 +25,7 @@ func TestImports(t *testing.T) {
 		{"homeward/agent/pack", []string{"homeward/drivers"}},
 		{"homeward/agent/config", []string{"homeward/drivers", "homeward/buffer/durable"}},
 		{"homeward/agent/ledger", []string{"homeward/drivers", "homeward/agent/config", "homeward/agent/pack"}},
+		{"homeward/agent/home", []string{"homeward/buffer/durable"}},
 		{"homeward/agent/status", nil},
 		{"homeward/agent", []string{"homeward/agent/", "homeward/drivers", "homeward/drivers/hostbus", "homeward/buffer", "homeward/buffer/durable"}},
 		{"homeward/cmd/", []string{"homeward/"}},

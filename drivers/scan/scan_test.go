@@ -244,7 +244,10 @@ func TestOwned(t *testing.T) {
 	w.AddI2C("i2c-1")
 	o := siteOf(w)
 	o.Agent, o.Owned = 12, []Owned{{Bus: "sim:i2c-1", Sensor: "cellar", Driver: "bme280", State: "ok"}}
-	o.Open = func(context.Context, drivers.Bus) (*hostbus.Handle, error) { t.Error("opened"); return nil, drivers.ErrGone }
+	o.Open = func(context.Context, drivers.Bus) (*hostbus.Handle, error) {
+		t.Error("opened")
+		return nil, drivers.ErrGone
+	}
 	r, err := Scan(t.Context(), o)
 	require.NoError(t, err)
 	require.Equal(t, "cellar", r.I2C[0].Users[0].Sensor)

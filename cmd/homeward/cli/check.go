@@ -22,15 +22,26 @@ func checkCommand() *cobra.Command {
 the home and prove that what is sent comes through, and forecast the month. One line each:
 ok, warn or fail, and what to do. Exit 1 if anything failed.
 
-Where the gateway runs, its agent does the reading, between its own polls.`,
+Where the gateway runs, its agent does the reading, between its own polls.
+
+With --receipt the outcome is also written to a file, signed with the gateway's own key, and shown as a
+QR code on a terminal; --verify-receipt checks such a file, or the line in the code, anywhere.`,
 		Example: `  homeward check --config /etc/homeward/homeward.yaml
-  homeward check --offline`,
+  homeward check --offline
+  homeward check --receipt leaving.txt
+  homeward check --verify-receipt leaving.txt`,
 		Args: noArgs,
 	}
 	path := configFlag(cmd)
 	offline := cmd.Flags().Bool("offline", false, "leave out what needs the network")
 	asJSON := jsonFlag(cmd)
+	receipt := cmd.Flags().String("receipt", "", "write a signed receipt to this file")
+	verify := cmd.Flags().String("verify-receipt", "", "check this receipt, or file with a QR code's line, and nothing else")
+	key := cmd.Flags().String("key", "", "with --verify-receipt: the key that must have signed it (hex)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *verify != "" {
+			return verifyReceipt(cmd.OutOrStdout(), *verify, *key, *asJSON)
+		}
 		cfg, err := load(*path)
 		if err != nil {
 			return err
@@ -42,6 +53,13 @@ Where the gateway runs, its agent does the reading, between its own polls.`,
 			query += "&offline=1"
 		}
 		var lines []agent.Line
+		var checked agent.Checked
+		if *receipt != "" {
+			if checked, err = checkReceipt(ctx, cfg, query[len("/check"):], *offline, *receipt); err != nil && len(checked.Lines) == 0 {
+				return err
+			}
+			return finishCheck(cmd.OutOrStdout(), checked, *receipt, *asJSON, err)
+		}
 		err = status.Get(ctx, agent.SocketPath(cfg.State), query, &lines)
 		if errors.Is(err, status.ErrNotRunning) {
 			o, oerr := options(ctx, cfg, slog.New(slog.DiscardHandler))
@@ -53,19 +71,37 @@ Where the gateway runs, its agent does the reading, between its own polls.`,
 		if err != nil {
 			return err
 		}
-		if *asJSON {
-			err = printJSON(cmd.OutOrStdout(), lines)
-		} else {
-			err = printLines(cmd.OutOrStdout(), lines)
-		}
-		for _, l := range lines {
-			if l.Result == "fail" && err == nil {
-				err = errFailed
-			}
-		}
-		return err
+		checked.Lines = lines
+		return finishCheck(cmd.OutOrStdout(), checked, "", *asJSON, nil)
 	}
 	return cmd
+}
+
+// finishCheck prints the outcome; unwritten is why the receipt could not be written.
+func finishCheck(w io.Writer, c agent.Checked, file string, asJSON bool, unwritten error) error {
+	var err error
+	if asJSON {
+		err = printJSON(w, c.Lines)
+	} else {
+		err = printLines(w, c.Lines)
+	}
+	if unwritten != nil {
+		return errors.Join(err, unwritten)
+	}
+	if file != "" && !asJSON && err == nil {
+		if terminal(w) {
+			err = printQR(w, c.Compact)
+		}
+		if err == nil {
+			_, err = fmt.Fprintf(w, "receipt: %s\n", file)
+		}
+	}
+	for _, l := range c.Lines {
+		if l.Result == "fail" && err == nil {
+			err = errFailed
+		}
+	}
+	return err
 }
 
 func printLines(w io.Writer, lines []agent.Line) error {

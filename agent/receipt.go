@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"homeward/agent/config"
+	"homeward/agent/home"
+)
+
+// Checked is the outcome of a leave-site check with the proof of it; docs/receipt.md has the bytes.
+type Checked struct {
+	Lines   []Line `json:"lines"`
+	Receipt string `json:"receipt"` // a text that a person can read, signed
+	Compact string `json:"compact"` // one line for a QR code, signed too
+}
+
+const (
+	receiptHead = "homeward receipt 1\n"
+	compactHead = "homeward-receipt-1 "
+	signature   = "signature: "
+
+	// maxReceipt bounds what is verified; a line of the check is bounded below.
+	maxReceipt  = 256 << 10
+	maxLineText = 500
+	// MaxCompact is what a QR code of version 13 holds at error correction L (ISO/IEC 18004 table 7): 69 modules, which
+	// with its margin fits a terminal of 80 columns.
+	MaxCompact = 425
+)
+
+// about is what a receipt says beside the lines.
+type about struct {
+	cfg     *config.Config
+	version string
+	offline bool
+	time    time.Time
+	trusted bool
+	source  string
+}
+
+func aboutNow(c *config.Config, version string, offline bool, clock Clock) about {
+	now := clock.Stamp()
+	source, _ := clock.Source()
+	return about{c, version, offline, time.UnixMilli(now.Wall).UTC(), now.Trusted, source}
+}
+
+// receipt signs the outcome of a check.
+func receipt(key ed25519.PrivateKey, a about, lines []Line) Checked {
+	n := map[string]int{}
+	var failed []string
+	for _, l := range lines {
+		if n[l.Result]++; l.Result == resultFail {
+			failed = append(failed, printable(l.Name))
+		}
+	}
+	result := resultOK
+	switch {
+	case n[resultFail] > 0:
+		result = resultFail
+	case n[resultWarn] > 0:
+		result = resultWarn
+	}
+	clock := "trusted"
+	if !a.trusted {
+		clock = "not trusted"
+	}
+	extent := "everything"
+	if a.offline {
+		extent = "offline: the home was not asked"
+	}
+	h := a.cfg.Home
+	when := a.time.Format(time.RFC3339)
+	var b strings.Builder
+	b.WriteString(receiptHead)
+	for _, f := range [][2]string{
+		{"gateway", a.cfg.Gateway}, {"home", fmt.Sprintf("%s %s/%s/%s %s", h.Cloud, h.Organization, h.Project, h.Product, h.URL)},
+		{"time", when}, {"clock", clock + " (" + a.source + ")"}, {"version", a.version}, {"configuration", a.cfg.Digest}, {"checked", extent},
+		{"result", fmt.Sprintf("%s (%d ok, %d warn, %d fail)", result, n[resultOK], n[resultWarn], n[resultFail])},
+	} {
+		fmt.Fprintf(&b, "%s: %s\n", f[0], printable(f[1]))
+	}
+	b.WriteByte('\n')
+	for _, l := range lines {
+		fmt.Fprintf(&b, "%-4s  %s: %s\n", l.Result, printable(l.Name), printable(l.Text))
+		if l.Remedy != "" {
+			fmt.Fprintf(&b, "      %s\n", printable(l.Remedy))
+		}
+	}
+	sum := sha256.Sum256([]byte(b.String()))
+	hash := hex.EncodeToString(sum[:])
+	fmt.Fprintf(&b, "\nsha256: %s\nkey: %s\n", hash, home.Public(key))
+	sig := ed25519.Sign(key, []byte(b.String()))
+	text := b.String() + signature + hex.EncodeToString(sig) + "\n"
+
+	c := compact{a.cfg.Gateway, when, a.trusted, result, n[resultOK], n[resultWarn], n[resultFail], nil, hash}
+	line := c.sign(key)
+	for i := range failed { // as many names as there is room for
+		c.Failed = failed[:i+1]
+		longer := c.sign(key)
+		if len(longer) > MaxCompact {
+			break
+		}
+		line = longer
+	}
+	return Checked{lines, text, line}
+}
+
+// compact is what the QR code says.
+type compact struct {
+	Gateway string   `json:"gateway"`
+	Time    string   `json:"time"`
+	Trusted bool     `json:"trusted"` // the clock
+	Result  string   `json:"result"`
+	OK      int      `json:"ok"`
+	Warn    int      `json:"warn"`
+	Fail    int      `json:"fail"`
+	Failed  []string `json:"failed,omitempty"` // the first of them
+	SHA256  string   `json:"sha256"`           // of the text receipt, up to the line of this name
+}
+
+func (c compact) sign(key ed25519.PrivateKey) string {
+	text, _ := json.Marshal(c) // cannot fail
+	line := compactHead + string(text) + " " + encode(key[ed25519.PrivateKeySize-ed25519.PublicKeySize:])
+	return line + " " + encode(ed25519.Sign(key, []byte(line)))
+}
+
+func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+// decode takes only what encode would have written: one form for one value.
+func decode(s string, n int) ([]byte, bool) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	return b, err == nil && len(b) == n && encode(b) == s
+}
+
+// printable keeps a text on its line, and short.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) <= maxLineText {
+		return s
+	}
+	s = s[:maxLineText]
+	for !utf8.ValidString(s) {
+		s = s[:len(s)-1]
+	}
+	return s + "…"
+}
+
+// Verified is what a receipt says whose signature is right.
+type Verified struct {
+	Gateway string `json:"gateway"`
+	Time    string `json:"time"`
+	Trusted bool   `json:"clock_trusted"`
+	Result  string `json:"result"`
+	Key     string `json:"key"` // who signed it: whether that is the gateway's must be known from elsewhere
+	SHA256  string `json:"sha256"`
+	Text    string `json:"text"` // all that was signed, safe to print
+}
+
+// VerifyReceipt checks a receipt's text, or the line of its QR code. want is the key that must have signed it, "" for any.
+func VerifyReceipt(b []byte, want string) (*Verified, error) {
+	bad := func(format string, args ...any) (*Verified, error) {
+		return nil, fmt.Errorf("receipt: "+format, args...)
+	}
+	if len(b) > maxReceipt {
+		return bad("%d bytes: want at most %d", len(b), maxReceipt)
+	}
+	var v *Verified
+	var err error
+	switch {
+	case bytes.HasPrefix(b, []byte(receiptHead)):
+		v, err = verifyText(b)
+	case bytes.HasPrefix(b, []byte(compactHead)):
+		v, err = verifyCompact(b)
+	default:
+		return bad("it does not begin as one: want the file of check --receipt, or the line of its QR code")
+	}
+	if err != nil {
+		return bad("%w", err)
+	}
+	if want != "" && v.Key != strings.ToLower(want) {
+		return bad("signed by another key: %s", v.Key)
+	}
+	return v, nil
+}
+
+var errAltered = errors.New("altered: the signature does not fit the text")
+
+func verifyText(b []byte) (*Verified, error) {
+	at := bytes.LastIndex(b, []byte("\n"+signature)) + 1
+	if at == 0 {
+		return nil, errors.New("torn: it has no signature")
+	}
+	body, last := string(b[:at]), string(b[at:])
+	sig, err := hex.DecodeString(strings.TrimSuffix(strings.TrimPrefix(last, signature), "\n"))
+	if err != nil || last != signature+hex.EncodeToString(sig)+"\n" {
+		return nil, errors.New("altered: the last line is no signature")
+	}
+	lines := strings.Split(strings.TrimSuffix(body, "\n"), "\n")
+	key, ok := strings.CutPrefix(lines[len(lines)-1], "key: ")
+	public, err := hex.DecodeString(key)
+	if !ok || err != nil || len(public) != ed25519.PublicKeySize || hex.EncodeToString(public) != key {
+		return nil, errors.New("altered: no key before the signature")
+	}
+	if !ed25519.Verify(public, []byte(body), sig) {
+		return nil, errAltered
+	}
+	// What follows was signed, perhaps by nobody that one should trust.
+	if !safe(body) || len(lines) < 12 {
+		return nil, errors.New("signed, but not as this program writes it")
+	}
+	field := func(i int, name string) string {
+		text, ok := strings.CutPrefix(lines[i], name+": ")
+		if !ok {
+			err = fmt.Errorf("signed, but line %d is not %s: as this program writes it", i+1, name)
+		}
+		return text
+	}
+	clock := field(4, "clock")
+	v := &Verified{Gateway: field(1, "gateway"), Time: field(3, "time"), Trusted: strings.HasPrefix(clock, "trusted"),
+		Result: field(8, "result"), SHA256: field(len(lines)-2, "sha256"), Key: key, Text: body}
+	if err != nil {
+		return nil, err
+	}
+	upto := strings.LastIndex(body, "\nsha256: ")
+	if sum := sha256.Sum256([]byte(body[:upto])); hex.EncodeToString(sum[:]) != v.SHA256 {
+		return nil, errors.New("signed, but its sha256 is not that of its text")
+	}
+	return v, nil
+}
+
+func verifyCompact(b []byte) (*Verified, error) {
+	line := strings.TrimSuffix(string(b), "\n")
+	at := strings.LastIndexByte(line, ' ')
+	head := strings.LastIndexByte(line[:at], ' ')
+	if head < len(compactHead) {
+		return nil, errors.New("torn: want a text, a key and a signature")
+	}
+	public, ok1 := decode(line[head+1:at], ed25519.PublicKeySize)
+	sig, ok2 := decode(line[at+1:], ed25519.SignatureSize)
+	if !ok1 || !ok2 {
+		return nil, errors.New("altered: no key or no signature at its end")
+	}
+	if !ed25519.Verify(public, []byte(line[:at]), sig) {
+		return nil, errAltered
+	}
+	text := line[len(compactHead):head]
+	var c compact
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil || !safe(text) {
+		return nil, errors.New("signed, but not as this program writes it")
+	}
+	if again, err := json.Marshal(c); err != nil || string(again) != text || !safe(c.Gateway+c.Time+c.Result+c.SHA256) {
+		return nil, errors.New("signed, but not as this program writes it")
+	}
+	return &Verified{c.Gateway, c.Time, c.Trusted, fmt.Sprintf("%s (%d ok, %d warn, %d fail)", c.Result, c.OK, c.Warn, c.Fail), hex.EncodeToString(public), c.SHA256, text}, nil
+}
+
+// safe says that a text does nothing to a terminal.
+func safe(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) })
+}
