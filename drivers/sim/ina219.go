@@ -18,10 +18,11 @@ type INA219 struct {
 	calibration uint16
 	set         time.Time // when the configuration was written
 	read        bool      // the power register was read since: no new conversion yet
+	bus         uint16    // the voltage's code when its register was last read
 }
 
 // NewINA219 makes an INA219 that lives in w, with a shunt in ohms: it tells name/voltage (V), name/current (A) and name/power (W) when
-// the shunt's voltage is read.
+// the shunt's voltage is read; the bus voltage is the one that was read last.
 func NewINA219(w *World, name string, shunt float64, v map[string]Value) *INA219 {
 	c := &INA219{name: name, world: w, shunt: shunt, voltage: or(v["voltage"], 12), current: or(v["current"], 0.5)}
 	c.Reset()
@@ -31,6 +32,7 @@ func NewINA219(w *World, name string, shunt float64, v map[string]Value) *INA219
 // Reset implements [I2CChip].
 func (c *INA219) Reset() {
 	c.pointer, c.config, c.calibration, c.set = 0, 0x399F, 0, c.world.now()
+	c.bus = c.volts(c.set)
 }
 
 // I2C implements [I2CChip]: the first byte written is the pointer, two more a register's value.
@@ -72,17 +74,18 @@ func (c *INA219) register(at byte) uint16 {
 	now := c.world.now()
 	full := int(4000) << (c.config >> 11 & 3)
 	shunt := max(-full, min(full, int(math.Round(c.current(now)*c.shunt/10e-6))))
-	bus := uint16(max(0, min(8000, math.Round(c.voltage(now)/4e-3))))
+	bus := c.volts(now)
 	switch at {
 	case 0:
 		return c.config
 	case 1:
-		volts, amperes := float64(bus)*4e-3, float64(shunt)*10e-6/c.shunt
+		volts, amperes := float64(c.bus)*4e-3, float64(shunt)*10e-6/c.shunt
 		c.world.served(c.name+"/voltage", volts, now)
 		c.world.served(c.name+"/current", amperes, now)
 		c.world.served(c.name+"/power", volts*amperes, now)
 		return uint16(int16(shunt))
 	case 2:
+		c.bus = bus
 		v := bus << 3
 		if now.Sub(c.set) >= conversionTime(c.config>>7&15)+conversionTime(c.config>>3&15) && c.config&7 == 7 {
 			v |= 2
@@ -96,6 +99,11 @@ func (c *INA219) register(at byte) uint16 {
 		return c.calibration
 	}
 	return 0
+}
+
+// volts is the code of the bus voltage.
+func (c *INA219) volts(now time.Time) uint16 {
+	return uint16(max(0, min(8000, math.Round(c.voltage(now)/4e-3))))
 }
 
 // register4 is the current, equation 4.
