@@ -44,7 +44,7 @@ func TestCard(t *testing.T) {
 	}
 	for _, line := range []string{
 		"to        /dev/sdb       167.8 MB  Generic SD/MMC, serial 000000000820 (usb, removable)\n",
-		"          now holds sdb1  1.0  MB  vfat  bootfs\n",
+		"          now holds sdb1  1.0 MB  vfat bootfs\n",
 		fmt.Sprintf("verified  113.2 MB read back, SHA-256 %x\n", sha256.Sum256(want)),
 		"done      /dev/sdb is ready: take it out\n",
 	} {

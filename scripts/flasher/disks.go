@@ -372,7 +372,7 @@ func (w *world) toCard(ctx context.Context, o *options, img *Image, p progress) 
 	w.say("image     %s", img.describe())
 	w.say("to        %s", d.describe())
 	for _, part := range d.Parts {
-		w.say("          now holds %s", strings.Join(strings.Fields(fmt.Sprintf("%s %s %s %s", part.Name, bytesText(part.Size), part.Kind, part.Label)), "  "))
+		w.say("          now holds %s", strings.TrimSpace(fmt.Sprintf("%s  %s  %s %s", part.Name, bytesText(part.Size), part.Kind, part.Label)))
 	}
 	if o.dry {
 		w.plan(o)
