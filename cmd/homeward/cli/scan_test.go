@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"homeward/agent/config"
+	"homeward/drivers"
+	"homeward/drivers/all"
+	"homeward/drivers/scan"
+	"homeward/drivers/sim"
+)
+
+// TestScanSimulated: the command finds the chips and units of a simulated site, and the configuration that it prints is
+// one that check takes.
+func TestScanSimulated(t *testing.T) {
+	w := &sim.World{}
+	bus := w.AddI2C("i2c-1")
+	for _, ct := range sim.ChipTypes() {
+		switch c := ct.New(w, ct.Name, nil).(type) {
+		case sim.I2CChip:
+			_ = bus.Add(ct.Address, c) // the first at an address stays
+		case sim.SPIChip:
+			w.AddSPI(ct.Name, c)
+		}
+	}
+	d := &sim.Modbus{}
+	regs := &sim.ModbusMap{}
+	regs.Set(sim.Holding, 0, 42)
+	d.AddSlave(5, regs)
+	d.AddSlave(7, &sim.ModbusMap{}) // refuses everything
+	l, err := sim.NewSerialLine(filepath.Join(t.TempDir(), "rs485"), drivers.Line{Baud: 19200, DataBits: 8, Parity: 'E', StopBits: 1}, d, nil)
+	require.NoError(t, err)
+	defer l.Close()
+	w.AddSerial("rs485", l)
+	socket := filepath.Join(t.TempDir(), "s")
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- w.Serve(ctx, socket) }()
+	defer func() { cancel(); require.NoError(t, <-served) }()
+	require.Eventually(t, func() bool { _, err := os.Stat(socket); return err == nil }, time.Minute, 10*time.Millisecond)
+	t.Setenv(sim.Env, socket)
+	run := func(v any, args ...string) {
+		var out, errs bytes.Buffer
+		args = append([]string{"scan", "--json", "--state", filepath.Join(t.TempDir(), "none")}, args...)
+		require.Equal(t, ExitDone, Main(args, strings.NewReader(""), &out, &errs), errs.String())
+		require.NoError(t, json.Unmarshal(out.Bytes(), v))
+	}
+	var r scan.Result
+	run(&r)
+	var units scan.Units
+	run(&units, "--modbus", "sim:rs485", "--line", "19200-8E1", "--units", "4-8", "--timeout", "200ms")
+	var items []string
+	named := 0
+	for _, b := range r.I2C {
+		for _, c := range b.Chips {
+			if c.Config != "" {
+				items, named = append(items, c.Config), named+1
+			}
+		}
+	}
+	require.GreaterOrEqual(t, named, 1)
+	for _, p := range r.Serial {
+		items = append(items, p.Config)
+	}
+	for _, p := range r.SPI {
+		items = append(items, p.Config)
+	}
+	require.Len(t, units.Found, 2)
+	require.Equal(t, []int{5, 7}, []int{units.Found[0].Unit, units.Found[1].Unit})
+	require.Contains(t, units.Found[0].Answer, "42")
+	require.Contains(t, units.Found[1].Answer, "refuses")
+	for _, u := range units.Found {
+		items = append(items, u.Config)
+	}
+	for i, item := range items { // each alone: one port may not be used at two settings
+		text := fmt.Sprintf("gateway: gw\nstate: /tmp/x\nhome: {organization: a, project: b, product: c, url: \"mqtt://h\"}\nsensors:\n  %s\n", item)
+		path := filepath.Join(t.TempDir(), fmt.Sprintf("%d.yaml", i))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		_, err := config.Load(path, all.Factories)
+		require.NoError(t, err, item)
+	}
+}
