@@ -273,7 +273,7 @@ func (w *world) checkConfig(ctx context.Context, o *options) error {
 		if err := c.Run(); err != nil {
 			return usageError{fmt.Errorf("%s\n--config %s: %s does not accept it", strings.TrimSpace(text.String()), o.set.Config, bin)}
 		}
-		w.say("config    %s: read without mistakes by %s", o.set.Config, bin)
+		w.say("config    %s: read without mistakes by %s", o.set.Config, name)
 		return nil
 	}
 	if o.homeward != "" {
