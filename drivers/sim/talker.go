@@ -353,8 +353,8 @@ func NewNMEA(w *World, name string, every time.Duration, values map[string]Value
 				alt, altP := of("altitude", 1)
 				hdop, hdopP := of("hdop", 2)
 				say("GNRMC,%s,A,%s,%s,%s,%s,%s,,,A", clock, lat, lon, knots, course, date, latP, lonP, speedP, courseP)
-				say("GNVTG,%s,T,,M,%s,N,%.3f,K,A", course, knots, kn*1.852)
-				say("GNGGA,%s,%s,%s,%s,%s,%s,%s,M,46.9,M,,", clock, lat, lon, quality, sats, hdop, alt, qualityP, satsP, hdopP, altP)
+				say("GNVTG,%s,T,,M,%s,N,%.3f,K,A", course, knots, kn*1.852, speedP, courseP) // said again, and heard again by whoever reads from here on
+				say("GNGGA,%s,%s,%s,%s,%s,%s,%s,M,46.9,M,,", clock, lat, lon, quality, sats, hdop, alt, qualityP, satsP, hdopP, altP, latP, lonP)
 			}
 			say("GPGSV,1,1,03,03,03,111,00,04,15,270,00,06,01,010,00")
 			say("GLGSV,1,1,01,65,12,090,")
