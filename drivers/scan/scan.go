@@ -142,7 +142,7 @@ func Scan(ctx context.Context, o Options) (*Result, error) {
 	o.serial(ctx, r, simulated)
 	o.i2c(ctx, r, simulated)
 	o.spi(r, simulated)
-	o.w1(r)
+	o.w1(ctx, r, simulated)
 	for _, b := range o.Buses {
 		if !r.has(b) {
 			r.Notes = append(r.Notes, fmt.Sprintf("%s: no such port or bus here", b))

@@ -93,11 +93,13 @@ func TestChips(t *testing.T) {
 		for _, addr := range append([]uint16{ct.Address}, others[ct.Name]...) {
 			t.Run(fmt.Sprintf("%s at 0x%02x", ct.Name, addr), func(t *testing.T) {
 				looked++
-				w := &sim.World{}
+				var ahead time.Duration
+				w := &sim.World{Now: func() time.Time { return time.Now().Add(ahead) }}
 				chip := &watched{I2CChip: ct.New(w, "x", nil).(sim.I2CChip)}
 				require.NoError(t, w.AddI2C("i2c-1").Add(addr, chip))
-				time.Sleep(3 * time.Millisecond) // its start
+				ahead = 10 * time.Second // its start is over
 				o := siteOf(w)
+				o.Sleep = func(d time.Duration) { ahead += d }
 				r, err := Scan(t.Context(), o)
 				require.NoError(t, err)
 				c := only(t, r, addr)
@@ -138,13 +140,15 @@ func TestUnchanged(t *testing.T) {
 			continue
 		}
 		t.Run(ct.Name, func(t *testing.T) {
-			w := &sim.World{}
+			var ahead time.Duration // a world in which the chip has started long ago, and waiting costs nothing
+			w := &sim.World{Now: func() time.Time { return time.Now().Add(ahead) }}
 			addr := ct.Address
 			if ct.Name == "lm75" { // the driver's default is another
 				addr = 0x48
 			}
 			require.NoError(t, w.AddI2C("i2c-1").Add(addr, ct.New(w, "x", nil).(sim.I2CChip)))
-			time.Sleep(3 * time.Millisecond)
+			ahead = 10 * time.Second
+			sleep := func(d time.Duration) { ahead += d }
 			var opts drivers.Options
 			for _, f := range all.Factories {
 				if f.Name == ct.Name || slices.Contains(f.Aliases, ct.Name) {
@@ -158,12 +162,14 @@ func TestUnchanged(t *testing.T) {
 			_ = opts.Check()
 			o, err := w.Open(drivers.Bus{Kind: drivers.I2C, Name: "sim:i2c-1"})
 			require.NoError(t, err)
-			s, err := opts.Open(t.Context(), drivers.Env{I2C: o.I2C, Timeout: time.Second, Shared: &drivers.Shared{}})
+			s, err := opts.Open(t.Context(), drivers.Env{I2C: o.I2C, Timeout: time.Second, Shared: &drivers.Shared{}, Sleep: sleep})
 			require.NoError(t, err)
+			ahead += 10 * time.Second
 			before, err := s.Read(t.Context())
 			require.NoError(t, err)
 			_, err = Scan(t.Context(), siteOf(w))
 			require.NoError(t, err)
+			ahead += 10 * time.Second
 			after, err := s.Read(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, before, after)
@@ -342,4 +348,5 @@ func TestTree(t *testing.T) {
 	require.Len(t, r.W1, 2)
 	require.Empty(t, r.W1[0].Chip)
 	require.Equal(t, "ds18b20", r.W1[1].Chip)
+	require.Equal(t, "- {name: ds18b20-0316a2798bff, driver: ds18b20, bus: /sys/bus/w1/devices, id: 28-0316a2798bff}", r.W1[1].Config)
 }

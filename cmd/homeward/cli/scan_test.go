@@ -31,6 +31,8 @@ func TestScanSimulated(t *testing.T) {
 			_ = bus.Add(ct.Address, c) // the first at an address stays
 		case sim.SPIChip:
 			w.AddSPI(ct.Name, c)
+		case sim.W1Chip:
+			require.NoError(t, w.AddW1("w1").Add(c))
 		}
 	}
 	d := &sim.Modbus{}
@@ -75,6 +77,11 @@ func TestScanSimulated(t *testing.T) {
 	for _, p := range r.SPI {
 		items = append(items, p.Config)
 	}
+	for _, p := range r.W1 {
+		require.NotEmpty(t, p.Config)
+		items = append(items, p.Config)
+	}
+	require.NotEmpty(t, r.W1, r.Notes)
 	require.Len(t, units.Found, 2)
 	require.Equal(t, []int{5, 7}, []int{units.Found[0].Unit, units.Found[1].Unit})
 	require.Contains(t, units.Found[0].Answer, "42")
