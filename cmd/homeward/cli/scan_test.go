@@ -97,3 +97,31 @@ func TestScanSimulated(t *testing.T) {
 		require.NoError(t, err, item)
 	}
 }
+
+// TestScanModbusStops: Ctrl-C ends a search at once, with what was found till then; a port of the running agent is refused.
+func TestScanModbusStops(t *testing.T) {
+	d := &sim.Modbus{}
+	regs := &sim.ModbusMap{}
+	regs.Set(sim.Holding, 0, 1)
+	d.AddSlave(1, regs)
+	l, err := sim.NewSerialLine(filepath.Join(t.TempDir(), "port"), drivers.Line{Baud: 19200, DataBits: 8, Parity: 'E', StopBits: 1}, d, nil)
+	require.NoError(t, err)
+	defer l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	m := scan.ModbusOptions{Port: l.Link(), Lines: []drivers.Line{{Baud: 19200, DataBits: 8, Parity: 'E', StopBits: 1}}, From: 1, To: 247, Timeout: 200 * time.Millisecond}
+	m.Step = func(_ drivers.Line, unit, _ int) {
+		if unit == 3 {
+			cancel()
+		}
+	}
+	u, err := scan.Modbus(ctx, scan.Options{}, m)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Len(t, u.Found, 1)
+	require.Equal(t, 1, d.Requests(1), "each unit is asked once")
+	require.LessOrEqual(t, u.Asked, 3)
+
+	o := scan.Options{Owned: []scan.Owned{{Bus: l.Link(), Sensor: "boiler"}}}
+	_, err = scan.Modbus(t.Context(), o, m)
+	require.ErrorContains(t, err, "belongs to the running agent (sensor boiler)")
+	require.Equal(t, 1, d.Requests(1))
+}
