@@ -482,3 +482,26 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// TestTwoGateways: each has numbers of its own.
+func TestTwoGateways(t *testing.T) {
+	truth := fmt.Sprintf(`{"kind":"site","version":1,"t_ms":%d}
+{"kind":"sensor","sensor":"g","driver":"x","every_ms":1000,"talks":false,"channels":[{"name":"v","unit":"","tolerance":0}]}
+{"kind":"sensor","sensor":"h","driver":"x","every_ms":1000,"talks":false,"channels":[{"name":"v","unit":"","tolerance":0}]}
+`, begin)
+	var all []arrival
+	for n := range 10 {
+		for _, name := range []string{"g", "h"} {
+			ms := begin + int64(n)*1000
+			truth += fmt.Sprintf(`{"kind":"served","t_ms":%d,"channel":"%s/v","value":%d}`+"\n", ms, name, n)
+			all = append(all, arrival{gateway: name, epoch: 1, seq: uint64(n) + 1, ms: ms, channel: name + "/v", value: float64(n)})
+		}
+	}
+	r := verify(t, truth, text(all))
+	require.True(t, r.OK(), "%s", counts(r))
+	require.Equal(t, 2, r.Lanes)
+	r = verify(t, truth, text(slices.Delete(all, 5, 6)))
+	require.Equal(t, uint64(1), r.Count(Lost), "%s", counts(r))
+	e := r.Findings[0].Examples[0]
+	require.Equal(t, []any{"h", uint64(3), uint64(3)}, []any{e.Gateway, e.Seq, e.To})
+}
