@@ -3,6 +3,7 @@ package all
 
 import (
 	"homeward/drivers"
+	"homeward/drivers/ads1115"
 	"homeward/drivers/bh1750"
 	"homeward/drivers/bme280"
 	"homeward/drivers/ds18b20"
@@ -21,6 +22,7 @@ import (
 
 // Factories are the drivers that this program knows.
 var Factories = []drivers.Factory{
+	ads1115.Factory,
 	bh1750.Factory,
 	bme280.Factory,
 	ds18b20.Factory,

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"homeward/drivers"
@@ -123,6 +124,16 @@ func (o *Options) Pick(values map[string]float64) []drivers.Reading {
 func Round(v float64, decimals int) float64 {
 	p := math.Pow10(decimals)
 	return math.Round(v*p)/p + 0 // no minus zero
+}
+
+// Trim drops the noise digits of binary arithmetic (0.1 × 3 is not 0.30000000000000004), which a payload would carry and
+// no converter's code justifies: 12 significant digits are left.
+func Trim(v float64) float64 {
+	r, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 12, 64), 64)
+	if err != nil {
+		return v
+	}
+	return r + 0 // no minus zero
 }
 
 // CRC8 is Sensirion's: polynomial 0x31, initialization 0xFF, no reflection, no final XOR; of 0xBEEF it is 0x92 (SHT3x-DIS

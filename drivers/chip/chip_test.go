@@ -90,3 +90,10 @@ func TestMistakesAreNamed(t *testing.T) {
 		require.Equal(t, tc.want, append(CheckI2C(o.BusName, &a, "0x44 or 0x45", 0x44, 0x45), o.CheckChannels(quantities)...))
 	}
 }
+
+func TestTrim(t *testing.T) {
+	tenth, code, scale := 0.1, 823.0, 0.00322 // not constants, which Go multiplies exactly
+	require.NotEqual(t, 0.3, tenth*3)
+	require.Equal(t, 0.3, Trim(tenth*3))
+	require.Equal(t, 2.65006, Trim(code*scale))
+}

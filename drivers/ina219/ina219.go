@@ -15,7 +15,6 @@ package ina219
 import (
 	"context"
 	"fmt"
-	"math"
 	"time"
 
 	"periph.io/x/conn/v3/i2c"
@@ -200,15 +199,7 @@ func (o *Options) convert(bus, shunt uint16) (map[string]float64, error) {
 		return nil, fmt.Errorf("%w: %.3g V at the shunt, the end of the range: more than max_current: %g", drivers.ErrCheck, float64(code)*shuntVolts, *o.MaxCurrent)
 	}
 	volts, amperes := float64(bus>>3)*busVolts, float64(code)*shuntVolts / *o.Shunt
-	return map[string]float64{"voltage": chip.Round(volts, 3), "current": significant(amperes), "power": significant(volts * amperes)}, nil
-}
-
-// significant drops the noise digits of binary arithmetic: a code has 15 bits.
-func significant(v float64) float64 {
-	if v == 0 {
-		return 0
-	}
-	return chip.Round(v, 6-int(math.Floor(math.Log10(math.Abs(v)))))
+	return map[string]float64{"voltage": chip.Round(volts, 3), "current": chip.Trim(amperes), "power": chip.Trim(volts * amperes)}, nil
 }
 
 // Close implements [drivers.Sensor]. The chip goes on measuring.

@@ -56,7 +56,7 @@ func TestShuntTable(t *testing.T) {
 	for code, volts := range map[uint16]float64{0x7CFF: 0.31999, 0x1F40: 0.08, 0x0FA0: 0.04, 0x0001: 1e-5, 0x0000: 0, 0xFFFF: -1e-5, 0xF060: -0.04, 0xE0C0: -0.08, 0x8301: -0.31999} {
 		got, err := o.convert(2000<<3|ready, code)
 		require.NoError(t, err)
-		require.Equal(t, map[string]float64{"voltage": 8, "current": volts, "power": significant(8 * volts)}, got)
+		require.Equal(t, map[string]float64{"voltage": 8, "current": volts, "power": chip.Trim(8 * volts)}, got)
 	}
 	for _, code := range []uint16{0x7D00, 0x8300, 0x7FFF, 0x8000} {
 		_, err := o.convert(2000<<3|ready, code)

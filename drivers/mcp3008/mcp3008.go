@@ -14,12 +14,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 
 	"periph.io/x/conn/v3/physic"
 	"periph.io/x/conn/v3/spi"
 
 	"homeward/drivers"
+	"homeward/drivers/chip"
 )
 
 // Factory is the driver as the list of drivers names it.
@@ -134,7 +134,7 @@ func (d *Dev) Read(ctx context.Context) ([]drivers.Reading, error) {
 			errs = append(errs, fmt.Errorf("mcp3008: channel %s, input %d: %w", c.Name, *c.Input, err))
 			continue
 		}
-		v := round(float64(code)**c.Scale + c.Offset)
+		v := chip.Trim(float64(code)**c.Scale + c.Offset)
 		if err := drivers.CheckValue(v); err != nil {
 			errs = append(errs, fmt.Errorf("mcp3008: channel %s: code %d with its scale and offset: %w", c.Name, code, err))
 			continue
@@ -184,16 +184,6 @@ func decode(r []byte, bits int) (int, error) {
 		}
 	}
 	return code, nil
-}
-
-// round drops the noise digits of binary arithmetic (0.1 × 3 is not 0.30000000000000004), which a
-// payload would carry and a code of 12 bits never justifies.
-func round(v float64) float64 {
-	r, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 12, 64), 64)
-	if err != nil {
-		return v
-	}
-	return r
 }
 
 // Close implements [drivers.Sensor].

@@ -173,13 +173,6 @@ func TestScaleBeyondFloats(t *testing.T) {
 	require.Len(t, r, 2)
 }
 
-func TestRound(t *testing.T) {
-	tenth, code, scale := 0.1, 823.0, 0.00322 // not constants, which Go multiplies exactly
-	require.NotEqual(t, 0.3, tenth*3)
-	require.Equal(t, 0.3, round(tenth*3))
-	require.Equal(t, 2.65006, round(code*scale))
-}
-
 func TestCheckNamesMistakes(t *testing.T) {
 	for path, o := range map[string]Options{
 		"bus":               {Chans: []Channel{{Input: ptr(1)}}},
