@@ -80,7 +80,7 @@ func (a *Agent) check(ctx context.Context, digest string, offline bool) []Line {
 	lines = append(lines, checkSensors(cfg, func(c *config.Sensor) ([]drivers.Reading, error) {
 		bound, cancel := context.WithTimeout(ctx, sensorBound)
 		defer cancel()
-		return a.sampler.readNow(bound, c.Name)
+		return patiently(bound, func() ([]drivers.Reading, error) { return a.sampler.readNow(bound, c.Name) })
 	})...)
 	stats := a.buf.Stats()
 	lines = append(lines, checkClock(a.Clock), checkDisk(cfg), checkBuffer(stats, a.Clock))
@@ -114,7 +114,9 @@ func Check(ctx context.Context, o Options, offline bool) []Line {
 		}
 		x := newSensor(c, nil)
 		defer x.close()
-		readings, err := w.read(ctx, x)
+		bound, cancel := context.WithTimeout(ctx, sensorBound)
+		defer cancel()
+		readings, err := patiently(bound, func() ([]drivers.Reading, error) { return w.read(bound, x) })
 		if errors.Is(err, drivers.ErrGone) {
 			w.close()
 		}
@@ -153,6 +155,22 @@ func CheckReceipt(ctx context.Context, o Options, offline bool) (Checked, error)
 	}
 	lines := Check(ctx, o, offline)
 	return receipt(key, aboutNow(o.Config, o.Version, offline, o.Clock), lines), nil
+}
+
+// patiently asks again when an instrument has said that it has nothing yet, until ctx ends.
+func patiently(ctx context.Context, read func() ([]drivers.Reading, error)) ([]drivers.Reading, error) {
+	for {
+		readings, err := read()
+		held := new(drivers.HeldError)
+		if !errors.As(err, &held) {
+			return readings, err
+		}
+		select {
+		case <-time.After(held.After):
+		case <-ctx.Done():
+			return readings, err
+		}
+	}
 }
 
 func proveHome(ctx context.Context, o Options, epoch buffer.Epoch) error {

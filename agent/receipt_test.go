@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -101,13 +102,15 @@ func TestReceiptHostile(t *testing.T) {
 func TestLinesHaveRemedies(t *testing.T) {
 	require.NotEmpty(t, warnLine("a", "b", "").Remedy)
 	require.NotEmpty(t, failLine("a", "b", "").Remedy)
-	files, err := parser.ParseDir(token.NewFileSet(), ".", nil, 0) //nolint:staticcheck // one folder, no build tags
+	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
 	calls := 0
-	for name, f := range files["agent"].Files {
+	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		require.NoError(t, err)
 		for _, d := range f.Decls {
 			fn, _ := d.(*ast.FuncDecl)
 			ast.Inspect(d, func(n ast.Node) bool {

@@ -371,7 +371,7 @@ func (e *busError) Unwrap() error { return e.error }
 func sensorProblem(n int, err error) (Code, string) {
 	switch {
 	case errors.Is(err, drivers.ErrGone):
-		return CodeSensorGone, "plug it in; if it is, compare the configured name with what the system lists (ls /dev/serial/by-path /dev/i2c-* /dev/spidev*)"
+		return CodeSensorGone, "plug it in, or switch it on; if it is, compare the configured name with what homeward scan lists"
 	case errors.As(err, new(*busError)):
 		return CodeSensorGone, "free the port, or give the user that homeward runs as access to it, as the text says"
 	case errors.Is(err, drivers.ErrWrong):
@@ -405,7 +405,7 @@ func (o *owner) poll(ctx context.Context, x *sensor) {
 	stamp := o.clock.Stamp()
 	began := time.Now()
 	readings, err := o.read(ctx, x)
-	if _, ok := x.cfg.Options.(drivers.Talker); ok { // it spoke when it wanted to
+	if _, talks := drivers.Talks(x.cfg.Options); talks { // it spoke when it wanted to
 		stamp = o.clock.Stamp()
 	}
 	var held *drivers.HeldError

@@ -153,8 +153,17 @@ type Factory struct {
 // Talker is implemented by the [Options] of instruments that talk by themselves. Their readings have the
 // time at which Read returned, not the one at which it was called.
 type Talker interface {
-	// Patience is the default of `timeout`: how long the instrument may be silent before that is an error.
+	// Patience is the default of `timeout`: how long the instrument may be silent before that is an error. 0: this one
+	// speaks only when it is asked, as it is configured.
 	Patience() time.Duration
+}
+
+// Talks says whether the instrument of these options talks by itself, and its patience.
+func Talks(o Options) (patience time.Duration, talks bool) {
+	if t, ok := o.(Talker); ok {
+		patience = t.Patience()
+	}
+	return patience, patience > 0
 }
 
 // Options is a pointer to a driver's own part of a sensor's configuration: a

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -265,7 +266,7 @@ func TestMistakes(t *testing.T) {
 
 func TestTooMuch(t *testing.T) {
 	for text, want := range map[string]string{
-		base + strings.Repeat("#", 1<<20):           fmt.Sprintf("h.yaml: %d bytes: want at most 1048576", 1<<20+len(base)),
+		base + strings.Repeat("#", 1<<20):            fmt.Sprintf("h.yaml: %d bytes: want at most 1048576", 1<<20+len(base)),
 		"a: [" + strings.Repeat("1,", 260_000) + "]": "h.yaml: 520004 words and signs: want at most 500000",
 	} {
 		_, err := load(text)
@@ -485,7 +486,7 @@ func TestDiff(t *testing.T) {
 // A driver with several names is told which one was written, not the sensor's name.
 func TestAlias(t *testing.T) {
 	var asked []string
-	f := all.Factories[0]
+	f := all.Factories[slices.IndexFunc(all.Factories, func(f drivers.Factory) bool { return f.Name == "bme280" })]
 	made := f.New
 	f.New = func(name string) drivers.Options { asked = append(asked, name); return made(name) }
 	_, err := config.Parse("t", []byte(base+"sensors: [{name: cellar, driver: bmp280, bus: /dev/i2c-1}]\n"), []drivers.Factory{f})

@@ -259,7 +259,7 @@ func (d *decoder) optionsOf(c *Config, path string) drivers.Options {
 }
 
 func talks(o drivers.Options) bool {
-	_, ok := o.(drivers.Talker)
+	_, ok := drivers.Talks(o)
 	return ok
 }
 
@@ -273,11 +273,11 @@ func (d *decoder) brokenBelow(path string) bool {
 }
 
 func (d *decoder) checkTimes(c *Config, s *Sensor, path string) {
-	talker, talks := s.Options.(drivers.Talker)
+	patience, talks := drivers.Talks(s.Options)
 	if _, given := d.at[path+".timeout"]; !given {
 		s.Timeout = min(defaultTimeout, s.Every)
 		if talks {
-			s.Timeout = Duration(talker.Patience())
+			s.Timeout = Duration(patience)
 		}
 	} else if talks { // it may well be silent for longer than every
 	} else if s.Timeout > s.Every && !d.brokenBelow(path) {

@@ -219,8 +219,13 @@ func (o *Options) Channels() []drivers.Channel {
 	return list
 }
 
-// Patience implements [drivers.Talker]. An instrument that is asked has it too: its line is as fresh.
-func (o *Options) Patience() time.Duration { return DefaultPatience }
+// Patience implements [drivers.Talker]. An instrument that is asked does not talk by itself.
+func (o *Options) Patience() time.Duration {
+	if o.Ask != "" {
+		return 0
+	}
+	return DefaultPatience
+}
 
 // Open implements [drivers.Options]. A line tells nothing of who sent it, so nothing is read before the first Read.
 func (o *Options) Open(_ context.Context, env drivers.Env) (drivers.Sensor, error) {

@@ -17,7 +17,6 @@ type INA219 struct {
 	config      uint16
 	calibration uint16
 	set         time.Time // when the configuration was written
-	read        bool      // the power register was read since: no new conversion yet
 	bus         uint16    // the voltage's code when its register was last read
 }
 

@@ -338,8 +338,8 @@ func NewNMEA(w *World, name string, every time.Duration, values map[string]Value
 		if position {
 			clock, date := at.UTC().Format("150405.00"), at.UTC().Format("020106")
 			quality, qualityP := of("quality", 0)
-			sats, satsP := of("satellites", 0)
-			sats = fmt.Sprintf("%02.0f", satsP.value)
+			_, satsP := of("satellites", 0)
+			sats := fmt.Sprintf("%02.0f", satsP.value)
 			if qualityP.value == 0 {
 				say("GNRMC,%s,V,,,,,,,%s,,,N", clock, date)
 				say("GNGGA,%s,,,,,0,%s,99.99,,,,,,", clock, sats, qualityP, satsP)
