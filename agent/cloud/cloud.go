@@ -118,7 +118,7 @@ type Backoff struct {
 func (b *Backoff) Next() time.Duration {
 	most := cmp.Or(b.Max, 2*time.Minute)
 	bound := min(cmp.Or(b.bound, b.Min, time.Second), most)
-	if b.bound = most; bound < most/2 {
+	if b.bound = most; bound <= most/2 {
 		b.bound = 2 * bound
 	}
 	low := bound / 10
