@@ -63,7 +63,7 @@ func TestSite(t *testing.T) {
 	check.Env = append(childEnv(os.Environ()), sim.Env+"="+socket)
 	text, err := check.CombinedOutput()
 	require.NoError(t, err, "%s", text)
-	for _, want := range []string{"boiler: modbus on sim:rs485: 1 readings", "cellar: bme280 on sim:i2c-1: 3 readings", "tank: mcp3008 on sim:spi0.0: 1 readings", "reached and proven"} {
+	for _, want := range []string{"boiler: modbus on sim:rs485: flow ", "cellar: bme280 on sim:i2c-1: temperature ", "tank: mcp3008 on sim:spi0.0: level ", "reached and proven"} {
 		require.Contains(t, string(text), want)
 	}
 	gw, err := startGateway(program, config, filepath.Join(dir, "site", "state"), filepath.Join(dir, "log"), socket)
