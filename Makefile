@@ -11,7 +11,7 @@ FOR         ?=
 
 export GOFLAGS += -buildvcs=false
 
-.PHONY: build demo test check race bench campaign build-all man schema clean
+.PHONY: build demo test check race bench campaign build-all package man schema clean
 
 build: ## the programs for this machine, in bin/
 	$(BUILD) -o bin/ ./cmd/...
@@ -48,6 +48,11 @@ build-all: ## device binaries for every platform, with their sizes
 		arch=$${p%%/*} v=$${p##*/}; dir=build/linux-$$arch$${v:+v$$v}; \
 		GOOS=linux GOARCH=$$arch GOARM=$$v $(BUILD) -o $$dir/homeward ./cmd/homeward || exit 1; \
 		printf '%-20s %8.2f MB\n' $$dir $$(stat -c %s $$dir/homeward | awk '{print $$1/1e6}'); \
+	done
+
+package: build-all man ## Debian packages in build/: armhf (runs on ARMv6), arm64, amd64
+	@for p in armhf/armv6 arm64/arm64 amd64/amd64; do \
+		(cd scripts/package && CGO_ENABLED=0 $(GO) run . --version '$(VERSION)' --arch $${p%%/*} --source ../.. --out ../../build ../../build/linux-$${p##*/}/homeward) || exit 1; \
 	done
 
 man: ## manual pages, in build/man
