@@ -314,7 +314,8 @@ func (a *Agent) tend() {
 		}
 		a.problems.clear(CodeClock, "")
 	} else if time.Since(a.started) > time.Minute {
-		a.problems.raise(CodeClock, "", status.Warn, "the clock is not synchronised: readings are marked stale-clock until it is",
+		source, _ := a.Clock.Source()
+		a.problems.raise(CodeClock, "", status.Warn, "the clock is not synchronised (so the "+source+"): readings are marked stale-clock until it is",
 			"check that an NTP client runs (timedatectl) and reaches its server, or fit a real-time clock")
 	}
 	s := a.buf.Stats()

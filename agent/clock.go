@@ -25,8 +25,22 @@ type Clock interface {
 // NTP client did it (adjtimex(2): STA_UNSYNC clear).
 type kernelClock struct{ boot [16]byte }
 
-// KernelClock is the machine's own clock.
-func KernelClock() (Clock, error) {
+// KernelClock is the machine's own clock. Where the kernel may not be asked (the service's system call filter forbids
+// adjtimex(2), which could also set the clock), systemd-timedated is, which asks it: every ten seconds until the
+// clock is synchronised and every ten minutes then, until ctx ends. The kernel itself calls a clock unsynchronised only
+// hours after its last correction.
+func KernelClock(ctx context.Context) (Clock, error) {
+	if _, err := unix.Adjtimex(new(unix.Timex)); err != nil {
+		return follow(ctx, "systemd-timedated", func(trusted bool) time.Duration {
+			if trusted {
+				return 10 * time.Minute
+			}
+			return 10 * time.Second
+		}, func(ctx context.Context) (bool, time.Duration, error) {
+			trusted, err := ntpSynchronized(ctx, systemBus())
+			return trusted, 0, err
+		})
+	}
 	boot, err := bootID()
 	if err != nil {
 		return nil, err
@@ -75,55 +89,77 @@ func (c *kernelClock) Source() (string, *float64) {
 	return "kernel", &ms
 }
 
-// simClock is the simulated site's clock: the machine's, shifted, and trusted when the
-// site says so. Until the site was first heard nothing is trusted.
-type simClock struct {
+// followedClock is the machine's, shifted; whether it is trusted another process says, who is asked now and then.
+// Until the first answer nothing is trusted.
+type followedClock struct {
 	boot  [16]byte
-	state atomic.Pointer[simState]
+	name  string
+	state atomic.Pointer[followed]
 }
 
-type simState struct {
+type followed struct {
 	trusted bool
 	offset  time.Duration
+	err     error // why nothing was ever heard
 }
 
-// SimClock follows ask (see drivers/sim) each second until ctx ends.
-func SimClock(ctx context.Context, ask func(context.Context) (trusted bool, offset time.Duration, err error)) (Clock, error) {
+// follow asks at once and then each time that every(trusted) has passed, until ctx ends. A question without an answer
+// changes nothing.
+func follow(ctx context.Context, name string, every func(trusted bool) time.Duration,
+	ask func(context.Context) (trusted bool, offset time.Duration, err error)) (*followedClock, error) {
 	boot, err := bootID()
 	if err != nil {
 		return nil, err
 	}
-	c := &simClock{boot: boot}
-	c.state.Store(&simState{})
-	follow := func() {
+	c := &followedClock{boot: boot, name: name}
+	heard := false
+	once := func() {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		if trusted, offset, err := ask(ctx); err == nil {
-			c.state.Store(&simState{trusted, offset})
+		trusted, offset, err := ask(ctx)
+		if err == nil {
+			heard = true
+		}
+		if err == nil || !heard {
+			c.state.Store(&followed{trusted, offset, err})
 		}
 	}
-	follow()
+	once()
 	go func() { // ends with ctx, which outlives every user of the clock
-		for tick := time.NewTicker(time.Second); ; {
+		for {
+			wait := time.NewTimer(every(c.state.Load().trusted))
 			select {
 			case <-ctx.Done():
-				tick.Stop()
+				wait.Stop()
 				return
-			case <-tick.C:
-				follow()
+			case <-wait.C:
+				once()
 			}
 		}
 	}()
 	return c, nil
 }
 
-func (c *simClock) Stamp() drivers.Stamp {
+const simulator = "simulator"
+
+// SimClock is the simulated site's clock: ask (see drivers/sim) says each second, until ctx ends, whether it is trusted.
+func SimClock(ctx context.Context, ask func(context.Context) (trusted bool, offset time.Duration, err error)) (Clock, error) {
+	return follow(ctx, simulator, func(bool) time.Duration { return time.Second }, ask)
+}
+
+func (c *followedClock) Stamp() drivers.Stamp {
 	s := c.state.Load()
 	return drivers.Stamp{Boot: c.boot, Mono: mono(), Wall: time.Now().Add(s.offset).UnixMilli(), Trusted: s.trusted}
 }
 
-func (c *simClock) Source() (string, *float64) {
+func (c *followedClock) Source() (string, *float64) {
 	s := c.state.Load()
+	if s.err != nil {
+		return fmt.Sprintf("%s, which did not answer: %v", c.name, s.err), nil
+	}
+	if c.name != simulator {
+		return c.name, nil // it says no offset
+	}
 	ms := float64(s.offset) / float64(time.Millisecond)
-	return "simulator", &ms
+	return c.name, &ms
 }

@@ -136,7 +136,7 @@ func build(source, out, describe, arch, program string) (path string, err error)
 		Description:     "edge gateway agent\nReads instruments over serial lines, I2C and SPI, keeps every reading through\ncrashes and power cuts, and publishes them to an MQTT broker.",
 		DisableGlobbing: true,
 		Overridables: nfpm.Overridables{
-			Depends:  []string{"systemd"}, // systemctl and systemd-sysusers, for postinst
+			Depends:  []string{"systemd", "default-dbus-system-bus | dbus-system-bus"}, // systemctl and systemd-sysusers, for postinst; the bus tells whether the clock is synchronised
 			Contents: contents,
 			Scripts: nfpm.Scripts{
 				PostInstall: script("postinst"),

@@ -54,7 +54,7 @@ func TestBuild(t *testing.T) {
 		t.Errorf("%d files beside the package: %v", len(left)-1, left)
 	}
 	for field, want := range map[string]string{
-		"Package": "homeward", "Version": "1.2.0~rc1", "Architecture": "amd64", "Depends": "systemd",
+		"Package": "homeward", "Version": "1.2.0~rc1", "Architecture": "amd64", "Depends": "systemd, default-dbus-system-bus | dbus-system-bus",
 	} {
 		if got := strings.TrimSpace(dpkgDeb(t, "-f", path, field)); got != want {
 			t.Errorf("%s: %q, want %q", field, got, want)

@@ -95,7 +95,7 @@ func options(ctx context.Context, cfg *config.Config, log *slog.Logger) (agent.O
 	if os.Getenv("HOMEWARD_SIM") != "" {
 		o.Clock, err = agent.SimClock(ctx, sim.Clock)
 	} else {
-		o.Clock, err = agent.KernelClock()
+		o.Clock, err = agent.KernelClock(ctx)
 	}
 	return o, err
 }
