@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -20,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"homeward/drivers"
+	"homeward/plainyaml"
 )
 
 // StateVariable is the environment variable that names the state folder.
@@ -33,7 +33,7 @@ func Load(path string, factories []drivers.Factory) (*Config, error) {
 		return nil, fmt.Errorf("config: %w", err)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
+	data, err := io.ReadAll(io.LimitReader(f, plainyaml.MaxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
@@ -49,11 +49,10 @@ func parse(name string, data []byte, factories []drivers.Factory, getenv func(st
 	d := newDecoder(name, factories)
 	sum := sha256.Sum256(data)
 	c := &Config{Digest: hex.EncodeToString(sum[:])}
-	data = bytes.TrimPrefix(data, []byte("\ufeff")) // some editors put a byte order mark first
 	setDefaults(reflect.ValueOf(c).Elem())
-	if root := d.parse(data); root != nil {
-		d.at[""] = place{line: 1, column: 1}
-		d.decode(root, reflect.ValueOf(c).Elem(), "")
+	if root := d.parse(data); root.Given() {
+		d.at[""] = root
+		d.decode(root, reflect.ValueOf(c).Elem())
 		d.check(c, getenv)
 	}
 	if len(d.problems.List) > 0 {
@@ -87,7 +86,7 @@ func isID(s string) bool {
 }
 
 func (d *decoder) warn(c *Config, code, path, text, remedy string) {
-	c.Warnings = append(c.Warnings, Warning{Code: code, Path: path, Line: d.where(path).line, Text: text, Remedy: remedy})
+	c.Warnings = append(c.Warnings, Warning{Code: code, Path: path, Line: d.where(path).Line, Text: text, Remedy: remedy})
 }
 
 func (d *decoder) checkState(c *Config, getenv func(string) string) {
@@ -98,7 +97,7 @@ func (d *decoder) checkState(c *Config, getenv func(string) string) {
 	}
 	switch {
 	case !filepath.IsAbs(c.State):
-		d.problem("state", quote(c.State), "an absolute path such as /var/lib/homeward")
+		d.problem("state", plainyaml.Quote(c.State), "an absolute path such as /var/lib/homeward")
 	case env != "" && filepath.Clean(env) != filepath.Clean(c.State):
 		d.problem("state", d.shown("state"), fmt.Sprintf("%q, as $%s says, or leave state out", env, StateVariable))
 	}
@@ -219,7 +218,7 @@ func (d *decoder) checkSensors(c *Config) {
 			case !isName(s.Name):
 				d.problem(namePath, d.shown(namePath), wantName)
 			case first[s.Name] != "":
-				d.problem(namePath, d.shown(namePath), fmt.Sprintf("a name of its own: %s has it already (line %d)", first[s.Name], d.where(first[s.Name]).line))
+				d.problem(namePath, d.shown(namePath), fmt.Sprintf("a name of its own: %s has it already (line %d)", first[s.Name], d.where(first[s.Name]).Line))
 			default:
 				first[s.Name] = path
 			}
@@ -246,7 +245,7 @@ func (d *decoder) checkSensors(c *Config) {
 		if other, taken := lines[bus.Name]; !taken {
 			lines[bus.Name] = path
 		} else if o := d.optionsOf(c, other); talks(o) || talks(s.Options) {
-			d.problem(path, quote(bus.Name), fmt.Sprintf("a port of its own: an instrument that talks by itself shares it with none, and %s has it too", other))
+			d.problem(path, plainyaml.Quote(bus.Name), fmt.Sprintf("a port of its own: an instrument that talks by itself shares it with none, and %s has it too", other))
 		} else if o := o.Bus(); o.Line != bus.Line {
 			d.problem(path+".line", d.shown(path+".line"), fmt.Sprintf("%v, as %s has it on the same port", o.Line, other))
 		}
@@ -290,11 +289,11 @@ func (d *decoder) checkTimes(c *Config, s *Sensor, path string) {
 func (d *decoder) fault(sensor string, f drivers.Fault) {
 	path := sensor
 	if f.Path != "" {
-		path = join(sensor, f.Path)
+		path = plainyaml.Join(sensor, f.Path)
 	}
 	bad := d.shown(path)
-	if at := d.at[path]; !at.scalar && f.Bad != nil {
-		bad = quote(fmt.Sprint(f.Bad))
+	if !d.at[path].Single() && f.Bad != nil {
+		bad = plainyaml.Quote(fmt.Sprint(f.Bad))
 	}
 	d.problem(path, bad, f.Want)
 }
@@ -377,7 +376,7 @@ func (d *decoder) checkAlarms(c *Config) {
 		case a.Channel == "" || known[a.Channel] || d.unsure(c, a.Channel):
 		default:
 			want := "the full name of a channel, sensor/channel"
-			if g := d.guess(a.Channel, names); g != "" {
+			if g := d.Guess(a.Channel, names); g != "" {
 				want = "did you mean " + g + "?"
 			}
 			d.problem(path+".channel", d.shown(path+".channel"), want)
@@ -436,7 +435,7 @@ func (d *decoder) checkFit(c *Config) {
 		}
 	}
 	if int64(c.Publish.MaxBytes) < int64(most) {
-		d.problem("publish.max_bytes", quote(c.Publish.MaxBytes.String()), fmt.Sprintf("at least %d, for one reading of %s, or a shorter name", most, channel))
+		d.problem("publish.max_bytes", plainyaml.Quote(c.Publish.MaxBytes.String()), fmt.Sprintf("at least %d, for one reading of %s, or a shorter name", most, channel))
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode/utf8"
 )
 
 // Problem is one thing wrong in a configuration.
@@ -62,55 +61,4 @@ func (p *Problems) sort() {
 		p.List = p.List[:maxProblems]
 		p.add(Problem{File: file, Bad: fmt.Sprintf("%d more problems", n)})
 	}
-}
-
-// quote shows a value on one line and not too long.
-func quote(s string) string {
-	const most = 60
-	if utf8.RuneCountInString(s) > most {
-		s = string([]rune(s)[:most]) + "…"
-	}
-	return fmt.Sprintf("%q", s)
-}
-
-// guessWork bounds the comparing of characters in one file: guesses are a courtesy.
-const guessWork = 20_000_000
-
-// guess is the candidate that is most like word, if one is like enough.
-func (d *decoder) guess(word string, candidates []string) string {
-	w := []rune(strings.ToLower(word[:min(len(word), 256)]))
-	best, bestDistance := "", max(1, len(w)/3)+1
-	for _, c := range candidates {
-		if d.guessed += len(w) * len(c); d.guessed > guessWork {
-			return ""
-		}
-		if n := distance(w, []rune(strings.ToLower(c))); n < bestDistance {
-			best, bestDistance = c, n
-		}
-	}
-	return best
-}
-
-// distance is the number of characters to insert, leave out, replace or swap with their
-// neighbour (optimal string alignment).
-func distance(a, b []rune) int {
-	prev2, prev, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range prev {
-		prev[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			change := 1
-			if a[i-1] == b[j-1] {
-				change = 0
-			}
-			row[j] = min(prev[j]+1, row[j-1]+1, prev[j-1]+change)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], prev2[j-2]+1)
-			}
-		}
-		prev2, prev, row = prev, row, prev2
-	}
-	return prev[len(b)]
 }

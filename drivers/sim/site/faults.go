@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"homeward/drivers/sim"
+	"homeward/plainyaml"
 )
 
 // fault is one entry of the timeline.
@@ -73,7 +74,7 @@ var faultKinds = []faultKind{
 // noise are bytes in hexadecimal digits.
 func (f fields) noise() []byte {
 	x := f.at("bytes")
-	if !x.given() {
+	if !x.Given() {
 		return []byte{0xFF, 0x00, 0x55}
 	}
 	const want = "1 to 64 bytes in hexadecimal digits and quotes, such as \"ff0055\""
@@ -113,12 +114,12 @@ func (p *parse) fault(x node) {
 	what := f.at("fault").choice(true, names...)
 	at := f.at("at").duration(-1, 0, maxLength)
 	var length time.Duration
-	if l := f.at("for"); l.given() {
+	if l := f.at("for"); l.Given() {
 		length = l.duration(-1, time.Millisecond, maxLength)
 	}
-	y := &fault{name: what, at: at, length: length, line: x.line}
+	y := &fault{name: what, at: at, length: length, line: x.Line}
 	p.site.faults = append(p.site.faults, y)
-	if what == "clock-jump" && !f.at("on").given() {
+	if what == "clock-jump" && !f.at("on").Given() {
 		y.on, ok = "clock", true
 	} else {
 		y.on, ok = f.at("on").text("the name of a sensor, port or bus, broker or clock")
@@ -130,11 +131,7 @@ func (p *parse) fault(x node) {
 				all = append(all, name)
 			}
 			slices.Sort(all)
-			want := "one of " + strings.Join(all[:min(len(all), 30)], ", ")
-			if g := guess(y.on, all); g != "" {
-				want = g
-			}
-			f.at("on").bad("%s", want)
+			f.at("on").bad("%s", p.oneOf(y.on, all))
 		}
 	}
 	if what == "" {
@@ -144,18 +141,14 @@ func (p *parse) fault(x node) {
 	known := append([]string{"at", "for", "on", "fault"}, k.keys...)
 	for key, v := range f.keys {
 		if !slices.Contains(known, key) {
-			want := "one of " + strings.Join(known, ", ")
-			if g := guess(key, known); g != "" {
-				want = g
-			}
-			v.wrong("unknown key for "+what, want)
+			v.wrong("unknown key for "+what, "%s", p.oneOf(key, known))
 		}
 	}
 	if k.read != nil {
 		k.read(f, y)
 	}
 	if ok && !slices.Contains(k.on, y.target.kind) {
-		f.at("fault").bad("%s, which %s (%s) can have; %s is of %s", orList(faultsOf(y.target.kind)), y.on, y.target.kind, what, kindList(k.on))
+		f.at("fault").bad("%s, which %s (%s) can have; %s is of %s", plainyaml.OrList(faultsOf(y.target.kind)), y.on, y.target.kind, what, kindList(k.on))
 	} else if y.target.port != nil && len(y.target.sensors) == 0 && len(p.problems) == before {
 		f.at("on").bad("a port with sensors")
 	}
@@ -175,7 +168,7 @@ func kindList(kinds []kind) string {
 	for _, k := range kinds {
 		names = append(names, string(k))
 	}
-	return orList(names)
+	return plainyaml.OrList(names)
 }
 
 // parts are the things that a fault puts out of order; two faults at once on one of them would undo each other.

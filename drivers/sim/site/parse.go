@@ -14,6 +14,7 @@ import (
 	"homeward/drivers"
 	"homeward/drivers/sim"
 	"homeward/drivers/sim/truth"
+	"homeward/plainyaml"
 )
 
 // Site is what a site's file says.
@@ -163,7 +164,7 @@ func Load(path string) (*Site, error) {
 		return nil, fmt.Errorf("site: %s: %w", path, err)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
+	data, err := io.ReadAll(io.LimitReader(f, plainyaml.MaxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("site: %w", err)
 	}
@@ -178,7 +179,7 @@ func parseSite(name string, data []byte, open func(string) (io.ReadCloser, error
 		reader: reader{file: name, said: map[string]bool{}}, dir: filepath.Dir(name), open: open, traces: map[string]traceFile{}, names: map[string]target{},
 		site: &Site{File: name},
 	}
-	if root := p.reader.parse(data); root.given() {
+	if root := p.reader.parse(data); root.Given() {
 		p.root(root)
 	}
 	if len(p.problems) > 0 {
@@ -203,17 +204,17 @@ func (p *parse) root(x node) {
 	p.names["broker"] = target{kind: brokerKind}
 	p.names[truth.OnClock] = target{kind: clockKind}
 	s.Gateway = GatewayNames{"simulated", "sim", "site", "simulated"}
-	if g := f.at("gateway"); g.given() {
+	if g := f.at("gateway"); g.Given() {
 		p.gateway(g)
 	}
 	s.broker = "127.0.0.1:0"
-	if b := f.at("broker"); b.given() {
-		if g, ok := b.mapping("listen"); ok && g.at("listen").given() {
+	if b := f.at("broker"); b.Given() {
+		if g, ok := b.mapping("listen"); ok && g.at("listen").Given() {
 			s.broker = g.at("listen").listen()
 		}
 	}
 	s.trusted = true
-	if c := f.at("clock"); c.given() {
+	if c := f.at("clock"); c.Given() {
 		if g, ok := c.mapping("trusted", "offset"); ok {
 			s.trusted, s.offset = g.at("trusted").truth(true), g.at("offset").duration(0, -maxOffset, maxOffset)
 		}
@@ -254,7 +255,7 @@ func (p *parse) gateway(x node) {
 		return
 	}
 	n := &p.site.Gateway
-	if id := g.at("id"); id.given() {
+	if id := g.at("id"); id.Given() {
 		const want = "1 to 64 of a-z 0-9 . _ -"
 		text, ok := id.text(want)
 		if ok && (len(text) > 64 || strings.ContainsFunc(text, func(c rune) bool {
@@ -265,7 +266,7 @@ func (p *parse) gateway(x node) {
 		n.ID = text
 	}
 	for key, to := range map[string]*string{"organization": &n.Organization, "project": &n.Project, "product": &n.Product} {
-		if y := g.at(key); y.given() {
+		if y := g.at(key); y.Given() {
 			*to = y.name()
 		}
 	}
@@ -299,7 +300,7 @@ func (p *parse) own(x node, name string, t target) {
 		}
 		return
 	}
-	t.line = x.line
+	t.line = x.Line
 	p.names[name] = t
 }
 
@@ -319,7 +320,7 @@ const (
 // sensor reads what all sensors have.
 func (p *parse) sensor(f fields, k kind, driver string) *sensor {
 	s := &sensor{name: f.at("sensor").name(), kind: k, driver: driver, every: f.at("every").duration(-1, minEvery, maxEvery)}
-	if t := f.at("timeout"); t.given() {
+	if t := f.at("timeout"); t.Given() {
 		s.timeout = t.duration(0, time.Millisecond, maxEvery)
 	}
 	p.own(f.at("sensor"), s.name, target{kind: k, sensors: []*sensor{s}})
@@ -334,11 +335,11 @@ func (p *parse) port(x node) {
 	}
 	t := &port{name: f.at("name").busName()}
 	t.line, _ = drivers.ParseLine("19200-8E1")
-	if f.at("nmea").given() {
+	if f.at("nmea").Given() {
 		t.line, _ = drivers.ParseLine("4800-8N1") // the standard's
 	}
-	if l := f.at("line"); l.given() {
-		text, _ := scalar(l.n)
+	if l := f.at("line"); l.Given() {
+		text, _ := l.Scalar()
 		line, err := drivers.ParseLine(text)
 		if err != nil || line.DataBits != 8 {
 			l.bad("baud rate, 8 data bits, parity and stop bits, such as 19200-8E1 or 9600-8N1")
@@ -356,7 +357,7 @@ func (p *parse) tcp(x node) {
 		return
 	}
 	t := &port{name: f.at("name").busName(), listen: "127.0.0.1:0"}
-	if l := f.at("listen"); l.given() {
+	if l := f.at("listen"); l.Given() {
 		t.listen = l.listen()
 	}
 	p.answers(f, t, tcpServer, tcpUnit, talkerTCP)
@@ -367,7 +368,7 @@ func (p *parse) tcp(x node) {
 func (p *parse) answers(f fields, t *port, ofUnits, ofUnit, ofTalker kind) {
 	var given []string
 	for _, key := range []string{"slaves", "nmea", "talker"} {
-		if f.at(key).given() {
+		if f.at(key).Given() {
 			given = append(given, key)
 		}
 	}
@@ -377,7 +378,7 @@ func (p *parse) answers(f fields, t *port, ofUnits, ofUnit, ofTalker kind) {
 	}
 	if len(given) == 1 && given[0] != "slaves" {
 		p.own(f.at("name"), t.name, target{kind: ofTalker, port: t})
-		if d := f.at("delay"); d.given() {
+		if d := f.at("delay"); d.Given() {
 			d.bad("no delay: it is the units'")
 		}
 		if given[0] == "nmea" {
@@ -414,7 +415,7 @@ func (p *parse) nmea(x node, t *port) {
 		v.wrong("no values", "at least one of %s", strings.Join(known, ", "))
 	}
 	for _, q := range sim.NMEAQuantities() {
-		if w := v.at(q.Name); w.given() {
+		if w := v.at(q.Name); w.Given() {
 			t.talker.waves[q.Name] = p.wave(w)
 			s.channels = append(s.channels, channel{q.Name, string(q.Unit), q.Tolerance})
 		}
@@ -433,7 +434,7 @@ func (p *parse) talker(x node, t *port) {
 	p.also(t.name, s)
 	format, ok := f.at("format").text("a line with {channel} or {channel:%.2f} where a value stands")
 	t.talker.format = format
-	if !f.at("channels").given() {
+	if !f.at("channels").Given() {
 		f.at("channels").bad("a list of channels: {name, unit, value}")
 	}
 	names := map[string]int{}
@@ -457,7 +458,7 @@ func (p *parse) talker(x node, t *port) {
 
 func (p *parse) slaves(f fields, t *port, k kind) {
 	list := f.at("slaves")
-	if !list.given() {
+	if !list.Given() {
 		list.bad("a list of Modbus units: {sensor, unit_id, every, channels}")
 	}
 	ids := map[int]int{}
@@ -473,7 +474,7 @@ func (p *parse) slaves(f fields, t *port, k kind) {
 		if line := ids[u.id]; line > 0 {
 			f.at("unit_id").bad("a unit of its own: line %d has it already", line)
 		}
-		ids[u.id] = f.at("unit_id").line
+		ids[u.id] = f.at("unit_id").Line
 		p.registers(f.at("channels"), s, u)
 		t.slaves = append(t.slaves, u)
 	}
@@ -533,7 +534,7 @@ func (p *parse) registers(list node, s *sensor, u *slave) {
 		if c.table == "coil" || c.table == "discrete" {
 			c.kind = "bool"
 			for _, key := range []string{"type", "order", "words", "scale", "offset"} {
-				if text, _ := scalar(f.at(key).n); f.at(key).given() && !(key == "type" && text == "bool") {
+				if text, _ := f.at(key).Scalar(); f.at(key).Given() && !(key == "type" && text == "bool") {
 					f.at(key).bad("no %s: a %s is one bit, 0 or 1", key, c.table)
 				}
 			}
@@ -549,10 +550,10 @@ func (p *parse) registers(list node, s *sensor, u *slave) {
 				f.at("address").bad("registers of its own: the channel on line %d has %s %d", line, c.table, at.address)
 				break
 			}
-			taken[at] = x.line
+			taken[at] = x.Line
 		}
 		n := len(p.problems)
-		if v := f.at("value"); !v.given() {
+		if v := f.at("value"); !v.Given() {
 			v.bad("a number or a form such as {sine: {mean, amplitude, period}}")
 		} else if c.wave = p.wave(v); c.kind != "" && len(p.problems) == n {
 			c.fits(v)
@@ -586,10 +587,10 @@ func (p *parse) channel(f fields, names map[string]int) channel {
 	if line := names[c.name]; line > 0 && c.name != "" {
 		f.at("name").bad("a name of its own: line %d has it already", line)
 	}
-	names[c.name] = f.at("name").line
-	if u := f.at("unit"); u.given() {
+	names[c.name] = f.at("name").Line
+	if u := f.at("unit"); u.Given() {
 		// An empty text is a bare number's.
-		if text, kind := scalar(u.n); kind != "text" || len(text) > 32 || strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		if text, kind := u.Scalar(); kind != "text" || len(text) > 32 || strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) {
 			u.bad("a SenML unit such as Cel, %%RH, Pa, V or kWh, at most 32 bytes")
 		} else {
 			c.unit = text
@@ -606,7 +607,7 @@ func (p *parse) i2c(x node) {
 	b := &chipBus{name: f.at("name").busName()}
 	p.own(f.at("name"), b.name, target{kind: i2cBusKind, bus: b.name})
 	list := f.at("chips")
-	if !list.given() {
+	if !list.Given() {
 		list.bad("a list of chips: {sensor, chip, address, every, values}")
 	}
 	addresses := map[uint16]int{}
@@ -624,7 +625,7 @@ func (p *parse) i2c(x node) {
 		if line := addresses[c.address]; line > 0 {
 			f.at("address").bad("an address of its own: the chip on line %d has 0x%02x", line, c.address)
 		}
-		addresses[c.address] = x.line
+		addresses[c.address] = x.Line
 		if known {
 			p.quantities(f.at("values"), c)
 		}
@@ -641,7 +642,7 @@ func (p *parse) w1(x node) {
 	b := &chipBus{name: f.at("name").busName()}
 	p.own(f.at("name"), b.name, target{kind: w1BusKind, bus: b.name})
 	list := f.at("devices")
-	if !list.given() {
+	if !list.Given() {
 		list.bad("a list of devices: {sensor, chip, every, values}")
 	}
 	for _, x := range list.list() {
@@ -721,7 +722,7 @@ func (p *parse) quantities(x node, c *chip) {
 		known = append(known, q.Name)
 		c.sensor.channels = append(c.sensor.channels, channel{q.Name, string(q.Unit), q.Tolerance})
 	}
-	if !x.given() {
+	if !x.Given() {
 		return
 	}
 	f, ok := x.mapping(known...)
@@ -729,7 +730,7 @@ func (p *parse) quantities(x node, c *chip) {
 		return
 	}
 	for _, name := range known {
-		if v := f.at(name); v.given() {
+		if v := f.at(name); v.Given() {
 			c.waves[name] = p.wave(v)
 		}
 	}
@@ -751,7 +752,7 @@ func (p *parse) spi(x node) {
 		without = []string{"values"}
 	}
 	for _, key := range without {
-		if known && f.at(key).given() {
+		if known && f.at(key).Given() {
 			f.at(key).wrong("given", "no %s: %s has none", key, c.name)
 		}
 	}
@@ -766,11 +767,11 @@ func (p *parse) spi(x node) {
 
 func (p *parse) inputs(f fields, c *chip) {
 	c.vref = f.at("vref").number(nil)
-	if f.at("vref").given() && (c.vref <= 0 || c.vref > 100) {
+	if f.at("vref").Given() && (c.vref <= 0 || c.vref > 100) {
 		f.at("vref").bad("the reference voltage, above 0 and at most 100 V")
 	}
 	list := f.at("channels")
-	if !list.given() {
+	if !list.Given() {
 		list.bad("a list of inputs: {name, input, value}, with the value in V")
 	}
 	names, numbers := map[string]int{}, map[int]int{}
@@ -784,7 +785,7 @@ func (p *parse) inputs(f fields, c *chip) {
 		if line := numbers[i.number]; line > 0 {
 			f.at("input").bad("an input of its own: line %d has it already", line)
 		}
-		numbers[i.number] = x.line
+		numbers[i.number] = x.Line
 		n := len(p.problems)
 		v := f.at("value")
 		if i.wave = p.wave(v); len(p.problems) == n && c.vref > 0 && i.wave.kind != "counter" && (i.wave.low < 0 || i.wave.high > c.vref) {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"homeward/plainyaml"
 )
 
 // whole has one of everything.
@@ -158,7 +160,7 @@ func TestMistakes(t *testing.T) {
 		{whole, "[]", "site.yaml:1:1: a list: want a mapping"},
 		{whole, "clock: {}\n---\nclock: {}", "a second document"},
 		{whole, strings.Repeat("[", 100), "nested too deeply"},
-		{whole, strings.Repeat(" ", maxBytes+1), "want at most 1048576"},
+		{whole, strings.Repeat(" ", plainyaml.MaxBytes+1), "want at most 1048576"},
 		{whole, "ports: [{name: p, slaves: [], nmea: {}}]", `ports[0].nmea: given beside slaves: want one of slaves, nmea and talker`},
 		{whole, "w1: [{name: w1, devices: [{sensor: s, chip: bme280, every: 1s}]}]", `w1[0].devices[0].chip: "bme280": want ds18b20`},
 		{whole, "w1: [{name: w1}]", `w1[0].devices: missing: want a list of devices`},

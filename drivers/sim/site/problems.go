@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode/utf8"
 )
 
 // Problem is one thing wrong in a site's file.
@@ -55,53 +54,4 @@ func (p Problems) sorted() Problems {
 		p = append(p[:maxProblems:maxProblems], Problem{File: p[0].File, Bad: fmt.Sprintf("and %d more problems", n)})
 	}
 	return p
-}
-
-// quote shows a value on one line and not too long.
-func quote(s string) string {
-	const most = 60
-	if utf8.RuneCountInString(s) > most {
-		s = string([]rune(s)[:most]) + "…"
-	}
-	return fmt.Sprintf("%q", s)
-}
-
-// orList is a, b or c.
-func orList(values []string) string {
-	if n := len(values); n > 1 {
-		return strings.Join(values[:n-1], ", ") + " or " + values[n-1]
-	}
-	return strings.Join(values, "")
-}
-
-// guess is the candidate that is most like word, if one is like enough.
-func guess(word string, candidates []string) string {
-	w := []rune(strings.ToLower(word[:min(len(word), 64)]))
-	best, bestDistance := "", max(1, len(w)/3)+1
-	for _, c := range candidates {
-		if n := distance(w, []rune(c)); n < bestDistance {
-			best, bestDistance = c, n
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's.
-func distance(a, b []rune) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range a {
-		corner := row[0]
-		row[0] = i + 1
-		for j := range b {
-			change := corner
-			if a[i] != b[j] {
-				change++
-			}
-			corner, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, change)
-		}
-	}
-	return row[len(b)]
 }

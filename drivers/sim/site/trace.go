@@ -12,6 +12,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"homeward/plainyaml"
 )
 
 // The bounds of a trace's file.
@@ -55,7 +57,7 @@ func readTrace(r io.Reader) (map[string]*trace, error) {
 		}
 		if n == 1 {
 			if strings.TrimPrefix(text, "\ufeff") != traceHeader {
-				return nil, bad("%s: want the header %s", quote(text), traceHeader)
+				return nil, bad("%s: want the header %s", plainyaml.Quote(text), traceHeader)
 			}
 			continue
 		}
@@ -67,15 +69,15 @@ func readTrace(r io.Reader) (map[string]*trace, error) {
 		}
 		parts := strings.Split(text, ",")
 		if len(parts) != 3 || parts[1] == "" {
-			return nil, bad("%s: want %s", quote(text), traceHeader)
+			return nil, bad("%s: want %s", plainyaml.Quote(text), traceHeader)
 		}
 		ms, err := strconv.ParseInt(parts[0], 10, 64)
 		if err != nil || float64(ms) < last {
-			return nil, bad("t_ms %s: want Unix time in ms, not before the line above", quote(parts[0]))
+			return nil, bad("t_ms %s: want Unix time in ms, not before the line above", plainyaml.Quote(parts[0]))
 		}
 		v, err := strconv.ParseFloat(parts[2], 64)
 		if err != nil || math.IsInf(v, 0) || math.IsNaN(v) {
-			return nil, bad("value %s: want a number", quote(parts[2]))
+			return nil, bad("value %s: want a number", plainyaml.Quote(parts[2]))
 		}
 		if last = float64(ms); len(all) == 0 {
 			first = last
@@ -135,7 +137,7 @@ func (p *parse) traceWave(x node) wave {
 		p.traces[name] = got
 	}
 	if got.err != nil {
-		f.at("file").wrong(quote(name)+": "+got.err.Error(), "")
+		f.at("file").wrong(plainyaml.Quote(name)+": "+got.err.Error(), "")
 		return w
 	}
 	if w.trace = got.channels[channel]; w.trace == nil {

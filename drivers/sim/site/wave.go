@@ -40,7 +40,7 @@ const maxValue = 1e300
 
 func (p *parse) form(x node) wave {
 	const want = "a number, {sine: {mean, amplitude, period}}, {sawtooth: {low, high, period}}, {counter: STEP} or {trace: {file, channel}}"
-	if _, kind := scalar(x.n); kind != "mapping" {
+	if _, kind := x.Scalar(); kind != "mapping" {
 		if kind != "number" {
 			x.bad(want)
 			return wave{}
@@ -61,12 +61,12 @@ func (p *parse) form(x node) wave {
 		return wave{}
 	}
 	switch {
-	case f.at("sine").given():
+	case f.at("sine").Given():
 		if s, ok := f.at("sine").mapping("mean", "amplitude", "period"); ok {
 			mean, amplitude := s.at("mean").number(nil), math.Abs(s.at("amplitude").number(nil))
 			return wave{kind: "sine", low: mean - amplitude, high: mean + amplitude, period: s.at("period").duration(-1, minPeriod, maxPeriod)}
 		}
-	case f.at("sawtooth").given():
+	case f.at("sawtooth").Given():
 		if s, ok := f.at("sawtooth").mapping("low", "high", "period"); ok {
 			w := wave{kind: "sawtooth", low: s.at("low").number(nil), high: s.at("high").number(nil), period: s.at("period").duration(-1, minPeriod, maxPeriod)}
 			if w.low > w.high {
@@ -74,13 +74,13 @@ func (p *parse) form(x node) wave {
 			}
 			return w
 		}
-	case f.at("counter").given():
+	case f.at("counter").Given():
 		w := wave{kind: "counter", low: f.at("counter").number(nil)}
 		if w.low <= 0 {
 			f.at("counter").bad("a step above 0")
 		}
 		return w
-	case f.at("trace").given():
+	case f.at("trace").Given():
 		return p.traceWave(f.at("trace"))
 	}
 	return wave{}

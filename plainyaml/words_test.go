@@ -1,4 +1,4 @@
-package config
+package plainyaml
 
 import (
 	"testing"
@@ -18,15 +18,15 @@ func TestDistance(t *testing.T) {
 
 // A guess is a courtesy, which a hostile file uses up.
 func TestGuessesAreBounded(t *testing.T) {
-	d := newDecoder("h.yaml", nil)
-	require.Equal(t, "buffer", d.guess("bufer", []string{"buffer", "status"}))
-	require.Empty(t, d.guess("zebra", []string{"buffer", "status"}))
+	var g Guesser
+	require.Equal(t, "buffer", g.Guess("bufer", []string{"buffer", "status"}))
+	require.Empty(t, g.Guess("zebra", []string{"buffer", "status"}))
 	many := make([]string, 1000)
 	for i := range many {
 		many[i] = "a name of thirty-two characters "
 	}
 	for range 1000 {
-		d.guess("a name of thirty-two character", many)
+		g.Guess("a name of thirty-two character", many)
 	}
-	require.Empty(t, d.guess("bufer", []string{"buffer"}))
+	require.Empty(t, g.Guess("bufer", []string{"buffer"}))
 }
