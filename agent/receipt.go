@@ -90,12 +90,7 @@ func receipt(key ed25519.PrivateKey, a about, lines []Line) Checked {
 		fmt.Fprintf(&b, "%s: %s\n", f[0], printable(f[1]))
 	}
 	b.WriteByte('\n')
-	for _, l := range lines {
-		fmt.Fprintf(&b, "%-4s  %s: %s\n", l.Result, printable(l.Name), printable(l.Text))
-		if l.Remedy != "" {
-			fmt.Fprintf(&b, "      %s\n", printable(l.Remedy))
-		}
-	}
+	writeLines(&b, lines)
 	sum := sha256.Sum256([]byte(b.String()))
 	hash := hex.EncodeToString(sum[:])
 	fmt.Fprintf(&b, "\nsha256: %s\nkey: %s\n", hash, home.Public(key))
@@ -113,6 +108,39 @@ func receipt(key ed25519.PrivateKey, a about, lines []Line) Checked {
 		line = longer
 	}
 	return Checked{lines, text, line}
+}
+
+// receiptEnd is room for what follows the lines: how many were left out, and the three lines that prove.
+const receiptEnd = 512
+
+// writeLines writes as many lines as a receipt may hold. Where not all have room, those that say ok are left out first, then those
+// that warn, each from the end, and how many is said: what failed is what a receipt is read for.
+func writeLines(b *strings.Builder, lines []Line) {
+	texts := make([]string, len(lines))
+	need := b.Len() + receiptEnd
+	for i, l := range lines {
+		texts[i] = fmt.Sprintf("%-4s  %s: %s\n", l.Result, printable(l.Name), printable(l.Text))
+		if l.Remedy != "" {
+			texts[i] += fmt.Sprintf("      %s\n", printable(l.Remedy))
+		}
+		need += len(texts[i])
+	}
+	left := map[string]int{}
+	for _, result := range []string{resultOK, resultWarn, resultFail} {
+		for i := len(lines) - 1; i >= 0 && need > maxReceipt; i-- {
+			if lines[i].Result == result {
+				need -= len(texts[i])
+				texts[i] = ""
+				left[result]++
+			}
+		}
+	}
+	for _, t := range texts {
+		b.WriteString(t)
+	}
+	if len(left) > 0 {
+		fmt.Fprintf(b, "      without room here: %d ok, %d warn, %d fail\n", left[resultOK], left[resultWarn], left[resultFail])
+	}
 }
 
 // compact is what the QR code says.

@@ -97,6 +97,55 @@ func TestReceiptHostile(t *testing.T) {
 	require.ErrorContains(t, err, "at most")
 }
 
+// TestReceiptOfMany: however many lines there are, the receipt is one that can be verified; what failed has room first, and
+// what has none is counted.
+func TestReceiptOfMany(t *testing.T) {
+	for _, c := range []struct {
+		ok, warn, fail int
+		text           int
+		want           string
+	}{
+		{500, 10, 10, 100, ""},
+		{3000, 20, 20, 100, " ok, 0 warn, 0 fail\n"},
+		{10, 3000, 20, 100, "without room here: 10 ok, "},
+		{10, 20, 3000, 100, "without room here: 10 ok, 20 warn, "},
+		{0, 0, 10_000, 4000, "without room here: 0 ok, 0 warn, "},
+	} {
+		var lines []Line
+		text := strings.Repeat("x", c.text)
+		for range c.ok {
+			lines = append(lines, okLine("sensor o", text))
+		}
+		for range c.warn {
+			lines = append(lines, warnLine("sensor w", text, text))
+		}
+		for range c.fail {
+			lines = append(lines, failLine("sensor f", text, text))
+		}
+		r, key := testReceipt(t, lines...)
+		require.LessOrEqual(t, len(r.Receipt), maxReceipt)
+		if c.want != "" {
+			require.Greater(t, len(r.Receipt), maxReceipt-receiptEnd-3*maxLineText, "the room is used")
+			require.Contains(t, r.Receipt, c.want)
+		} else {
+			require.NotContains(t, r.Receipt, "without room")
+		}
+		v, err := VerifyReceipt([]byte(r.Receipt), key)
+		require.NoError(t, err)
+		require.Contains(t, v.Result, fmt.Sprintf("(%d ok, %d warn, %d fail)", c.ok, c.warn, c.fail))
+		// Each line is there or counted.
+		left := [3]int{}
+		if _, after, found := strings.Cut(r.Receipt, "without room here: "); found {
+			_, err := fmt.Sscanf(after, "%d ok, %d warn, %d fail", &left[0], &left[1], &left[2])
+			require.NoError(t, err)
+		}
+		for i, want := range []int{c.ok, c.warn, c.fail} {
+			require.Equal(t, want, left[i]+strings.Count(r.Receipt, "  sensor "+"owf"[i:i+1]+": "))
+		}
+		require.LessOrEqual(t, len(r.Compact), MaxCompact)
+	}
+}
+
 // TestLinesHaveRemedies: a line is made by okLine, warnLine or failLine alone, in the whole package; and the last two
 // do not make one without a remedy.
 func TestLinesHaveRemedies(t *testing.T) {

@@ -90,7 +90,8 @@ func finishCheck(w io.Writer, c agent.Checked, file string, asJSON bool, unwritt
 	}
 	if file != "" && !asJSON && err == nil {
 		if terminal(w) {
-			err = printQR(w, c.Compact)
+			columns, rows := size(w)
+			err = printQR(w, c.Compact, columns, rows)
 		}
 		if err == nil {
 			_, err = fmt.Fprintf(w, "receipt: %s\n", file)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	qrcode "github.com/skip2/go-qrcode"
+	"golang.org/x/sys/unix"
 
 	"homeward/agent"
 	"homeward/agent/config"
@@ -34,19 +35,36 @@ func checkReceipt(ctx context.Context, cfg *config.Config, query string, offline
 	return c, durable.WriteFile(file, []byte(c.Receipt), 0o644)
 }
 
-// printQR draws the compact receipt, two rows of modules in one of characters.
-func printQR(w io.Writer, line string) error {
+// The quiet zone around the code: the standard wants 4 modules; readers are content with 2.
+const wideMargin, narrowMargin = 4, 2
+
+// printQR draws the compact receipt, two rows of modules in one of characters. Where the terminal is too narrow, the lines
+// would wrap and nobody could read the code: it says so instead. No columns and rows: not known, as on a serial console.
+func printQR(w io.Writer, line string, columns, rows int) error {
 	q, err := qrcode.New(line, qrcode.Low)
 	if err != nil {
 		return fmt.Errorf("QR code: %w", err)
 	}
 	q.DisableBorder = true
 	bits := q.Bitmap()
+	if columns <= 0 {
+		columns = 80
+	}
+	margin := wideMargin
+	height := func() int { return (len(bits) + 2*margin + 1) / 2 }
+	if columns < len(bits)+2*margin || rows > 0 && rows <= height() {
+		margin = narrowMargin
+	}
+	if columns < len(bits)+2*margin {
+		_, err = fmt.Fprintf(w, "no QR code: it needs %d columns, this terminal has %d: make it wider or its letters smaller, and check again\n", len(bits)+2*margin, columns)
+		return err
+	}
 	dark := func(y, x int) bool { return y >= 0 && y < len(bits) && x >= 0 && x < len(bits) && bits[y][x] }
 	var b strings.Builder
-	const margin = 2 // the standard wants 4; readers are content with 2, and 80 columns hold no more
 	for y := -margin; y < len(bits)+margin; y += 2 {
-		b.WriteString("\x1b[37;40m") // white blocks on black, whatever the terminal's colours are
+		// White blocks on black, whatever the terminal's colours are: themes change the first 16, so two of the fixed ones
+		// follow for whoever knows them.
+		b.WriteString("\x1b[37;40m\x1b[38;5;231m\x1b[48;5;16m")
 		for x := -margin; x < len(bits)+margin; x++ {
 			switch top, low := dark(y, x), dark(y+1, x); {
 			case top && low:
@@ -61,8 +79,24 @@ func printQR(w io.Writer, line string) error {
 		}
 		b.WriteString("\x1b[0m\n")
 	}
+	if rows > 0 && rows <= height() {
+		fmt.Fprintf(&b, "the QR code has %d rows, this terminal %d: make it higher or its letters smaller, and scroll up\n", height(), rows)
+	}
 	_, err = io.WriteString(w, b.String())
 	return err
+}
+
+// size is a terminal's, 0 where it is not known.
+func size(w io.Writer) (columns, rows int) {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0, 0
+	}
+	s, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0, 0
+	}
+	return int(s.Col), int(s.Row)
 }
 
 // verifyReceipt checks a receipt that somebody shows.
