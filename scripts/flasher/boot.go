@@ -127,7 +127,7 @@ func editCmdline(text, script string, uart bool) (string, error) {
 }
 
 // hookWords make systemd run a script once, before anything else, and start again
-// (systemd-run-generator(8)).
+// (systemd-run-generator(8)); also where it was killed, since the default is to power off.
 func hookWords(script string) []string {
-	return []string{"systemd.run=" + script, "systemd.run_success_action=reboot", "systemd.unit=kernel-command-line.target"}
+	return []string{"systemd.run=" + script, "systemd.run_success_action=reboot", "systemd.run_failure_action=reboot", "systemd.unit=kernel-command-line.target"}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -41,7 +42,7 @@ func TestEditConfig(t *testing.T) {
 }
 
 func TestEditCmdline(t *testing.T) {
-	const hook = " systemd.run=/boot/firmware/homeward-first-boot.sh systemd.run_success_action=reboot systemd.unit=kernel-command-line.target"
+	const hook = " systemd.run=/boot/firmware/homeward-first-boot.sh systemd.run_success_action=reboot systemd.run_failure_action=reboot systemd.unit=kernel-command-line.target"
 	const script = "/boot/firmware/homeward-first-boot.sh"
 	for _, c := range []struct {
 		name, old, script string
@@ -106,7 +107,7 @@ func testPrepared(t *testing.T, plain string) {
 	img := prepared(t, plain)
 	checkClean(t, img)
 	want := strings.Replace(strings.TrimSpace(cmdline), "console=serial0,115200 ", "", 1) +
-		" systemd.run=/boot/firmware/homeward-first-boot.sh systemd.run_success_action=reboot systemd.unit=kernel-command-line.target\n"
+		" systemd.run=/boot/firmware/homeward-first-boot.sh systemd.run_success_action=reboot systemd.run_failure_action=reboot systemd.unit=kernel-command-line.target\n"
 	if got := bootFile(t, img, "cmdline.txt"); got != want {
 		t.Errorf("cmdline.txt\n%s\nwant\n%s", got, want)
 	}
@@ -125,8 +126,15 @@ func testPrepared(t *testing.T, plain string) {
 	if got := bootFile(t, img, "kernel8.img"); got != strings.Repeat("kernel", 1e5) {
 		t.Error("another file was changed")
 	}
-	if script := bootFile(t, img, "homeward-first-boot.sh"); strings.Contains(script, "correct horse") {
-		t.Error("the wifi passphrase is on the card")
+	key, err := wifiKey("plant $(reboot) 'room'", "correct horse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if steps := bootFile(t, img, "homeward-first-boot-steps"); strings.Contains(steps, "correct horse") || !strings.Contains(steps, key) {
+		t.Errorf("want the wifi key, not the passphrase:\n%s", steps)
+	}
+	if script := bootFile(t, img, "homeward-first-boot.sh"); strings.Contains(script, key) {
+		t.Error("a secret is in the script, which is deleted last")
 	}
 
 	// Once more over the prepared image: the edits are there once.
@@ -177,8 +185,10 @@ func TestFirstBoot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	boots := func() {
-		c := exec.Command("sh", filepath.Join(boot, scriptName))
+	keep := filepath.Join(root, "var/lib/homeward-first-boot")
+	boots := func(dir string) {
+		t.Helper()
+		c := exec.Command("sh", filepath.Join(dir, scriptName))
 		c.Env = []string{"HOMEWARD_ROOT=" + root, "ROOT=" + root, "PATH=" + stubs + ":/usr/bin:/bin"}
 		if out, err := c.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
@@ -193,18 +203,25 @@ func TestFirstBoot(t *testing.T) {
 	}
 	// The first time the package cannot be installed.
 	writeFile(t, root, "broken", "")
-	boots()
+	boots(boot)
 	if got := read("boot/firmware/homeward-first-boot.log"); !strings.Contains(got, "FAILED package") || !strings.Contains(got, "ok hostname") {
 		t.Errorf("log on the boot partition:\n%s", got)
 	}
 	if got := read("boot/firmware/cmdline.txt"); strings.Contains(got, "systemd") || !strings.HasPrefix(got, "console=tty1 root=") {
 		t.Errorf("cmdline.txt: %s", got)
 	}
-	if _, err := os.Stat(filepath.Join(boot, "homeward-first-boot-file02-password")); err != nil {
-		t.Error("files are gone though a step failed")
+	// What it needs to try again is where only root can read it, not on the FAT partition.
+	if left, _ := filepath.Glob(filepath.Join(boot, "homeward-first-boot*")); len(left) != 1 || filepath.Base(left[0]) != "homeward-first-boot.log" {
+		t.Errorf("left on the boot partition: %v, want the log", left)
+	}
+	if st, err := os.Stat(keep); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("%s: %v %v, want mode 0700", keep, st, err)
+	}
+	if got := read("var/lib/homeward-first-boot/homeward-first-boot-file02-password"); got != "s3cret\n" {
+		t.Errorf("files are gone though a step failed: %s", got)
 	}
 	os.Remove(filepath.Join(root, "broken"))
-	boots()
+	boots(keep)
 	log := read("var/log/homeward-first-boot.log")
 	if !strings.HasSuffix(strings.TrimSpace(log), "done") {
 		t.Fatalf("log:\n%s", log)
@@ -234,14 +251,22 @@ func TestFirstBoot(t *testing.T) {
 		}
 	}
 	got, _ := os.ReadFile(calls)
-	for _, want := range []string{"useradd --create-home --shell /bin/bash tech\n", "tech:*\n", "dpkg --force-confold -i " + boot + "/homeward-first-boot-homeward_0.3.0_arm64.deb\n", "systemctl enable homeward.service\n", "systemctl enable ssh.service\n", "raspi-config nonint do_wifi_country DE\n"} {
+	for _, want := range []string{"useradd --create-home --shell /bin/bash tech\n", "tech:*\n", "dpkg --force-confold -i " + keep + "/homeward-first-boot-homeward_0.3.0_arm64.deb\n", "systemctl enable homeward.service\n", "systemctl enable ssh.service\n", "raspi-config nonint do_wifi_country DE\n"} {
 		if !strings.Contains(string(got), want) {
 			t.Errorf("not called: %q in\n%s", want, got)
 		}
 	}
 	left, _ := filepath.Glob(filepath.Join(boot, "homeward-first-boot*"))
-	if len(left) != 0 {
-		t.Errorf("left on the boot partition, with secrets: %v", left)
+	if _, err := os.Stat(keep); len(left) != 0 || err == nil {
+		t.Errorf("left: %v, %s %v", left, keep, err)
+	}
+	if _, err := os.Stat(filepath.Join(boot, "userconf.txt")); err == nil {
+		t.Error("userconf.txt is left, with the user's hash")
+	}
+	for line := range strings.Lines(string(got)) { // what ps would show
+		if strings.Contains(line, key) || strings.Contains(line, "s3cret") {
+			t.Errorf("a secret in a command: %s", line)
+		}
 	}
 }
 
@@ -338,5 +363,35 @@ func TestNotPi(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.partial")); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// TestFileSizes has texts of each length around a cluster's end: they are edited as they are, without what lies behind them.
+func TestFileSizes(t *testing.T) {
+	for _, kind := range []string{"", "fat16"} {
+		img := makeImage(t, slices.DeleteFunc([]string{kind}, func(s string) bool { return s == "" })...)
+		f, err := os.Open(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		o := newOverlay(f, rootAt+rootBytes)
+		fsys, _, err := openFAT(o, []Partition{{N: 1, Start: bootAt, Size: bootBytes}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What was there before shows if too much is read.
+		if err := putFile(fsys, "/config.txt", []byte(strings.Repeat("#", 8192))); err != nil {
+			t.Fatal(err)
+		}
+		for _, size := range []int{1, 511, 512, 513, 848, 849, 1000, 1023, 1024, 1025, 1286, 2047, 2048, 2049, 2303, 5000} {
+			want := strings.Repeat("x", size)
+			if err := putFile(fsys, "/config.txt", []byte(want)); err != nil {
+				t.Fatalf("%s %d bytes: %v", kind, size, err)
+			}
+			if got, err := readFile(fsys, "/config.txt"); err != nil || string(got) != want {
+				t.Errorf("%s %d bytes: %d are read, %v", kind, size, len(got), err)
+			}
+		}
 	}
 }

@@ -233,11 +233,20 @@ func readFile(fsys filesystem.FileSystem, name string) ([]byte, error) {
 	}
 	defer f.Close()
 	const most = 128 << 20
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && len(b) > most {
-		err = fs.ErrInvalid
+	// In multiples of any cluster: from within one, the library reads on behind the file's end.
+	var b []byte
+	for buf := make([]byte, 1<<20); ; {
+		n, err := f.Read(buf)
+		if b = append(b, buf[:n]...); len(b) > most {
+			return b, fs.ErrInvalid
+		}
+		if err == io.EOF || err == nil && n < len(buf) {
+			return b, nil
+		}
+		if err != nil {
+			return b, err
+		}
 	}
-	return b, err
 }
 
 // fixFree writes the count of free clusters of a FAT32 file system, which the library

@@ -68,30 +68,39 @@ func (s *Settings) stage() ([]staged, error) {
 	if s.Package != "" || s.Config != "" {
 		line("step service start_homeward")
 	}
-	script := strings.Replace(scriptText, "@STEPS@", b.String(), 1)
-	return append(files, staged{scriptName, []byte(script), 0o700}), nil
+	// Apart from the script, which stays until the very last: keys and the password's hash are in here.
+	files = append(files, staged{stepsName, []byte(b.String()), 0o600})
+	return append(files, staged{scriptName, []byte(scriptText), 0o700}), nil
 }
 
 const (
 	// Flat names with one beginning: a directory that the library makes on FAT has a wrong "..".
 	stagePrefix = "homeward-first-boot-"
 	scriptName  = "homeward-first-boot.sh"
+	stepsName   = stagePrefix + "steps"
 )
 
 // quote makes one word of s for a shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// scriptText runs on the gateway. It may run again after a power cut: each step does nothing
-// where its work is done. With HOMEWARD_ROOT it works on another tree (tests).
+// scriptText runs on the gateway. It may be killed or lose power anywhere, and then runs again: first all
+// that waits is moved off the FAT partition, which every user can read, into a folder of
+// root's; then each step does nothing where its work is done; cmdline.txt names the script until all of it is on
+// the medium, and the script itself goes last. With HOMEWARD_ROOT it works on another tree (tests).
 const scriptText = `#!/bin/sh
 # Makes a fresh gateway ready. Runs at first boot, from a card written by Homeward's scripts/flash.
 set -u
+umask 022
 R="${HOMEWARD_ROOT:-}"
 HERE=$(cd "$(dirname "$0")" && pwd)
-mkdir -p "$R/var/log"
+KEEP="$R/var/lib/homeward-first-boot"
+mkdir -p "$R/var/log" "$R/var/lib"
 LOG="$R/var/log/homeward-first-boot.log"
 exec >>"$LOG" 2>&1
 date
+for boot in "$R/boot/firmware" "$R/boot"; do
+	[ ! -e "$boot/cmdline.txt" ] || break
+done
 failed=""
 step() {
 	name=$1; shift
@@ -99,6 +108,16 @@ step() {
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# A folder with its last name is complete and on the medium: only then what it was made from goes.
+take_over() {
+	[ "$HERE" != "$KEEP" ] || return 0
+	if [ ! -d "$KEEP" ]; then
+		rm -rf "$KEEP.new"
+		mkdir -m 700 "$KEEP.new" && cp "$HERE"/homeward-first-boot* "$KEEP.new/" && chmod 600 "$KEEP.new"/* && sync &&
+			mv "$KEEP.new" "$KEEP" && sync || return 1
+	fi
+	rm -f "$HERE"/homeward-first-boot-*
+}
 set_hostname() {
 	echo "$1" >"$R/etc/hostname" || return 1
 	touch "$R/etc/hosts"
@@ -110,15 +129,18 @@ set_hostname() {
 	if [ -z "$R" ]; then hostname "$1" || true; fi
 }
 set_user() {
-	if ! getent passwd "$1" >/dev/null; then
-		if [ -x "$R/usr/lib/userconf-pi/userconf" ]; then
-			"$R/usr/lib/userconf-pi/userconf" "$1" "$2" || return 1
-		else
-			useradd --create-home --shell /bin/bash "$1" || return 1
-			for g in sudo dialout i2c spi gpio; do ! getent group $g >/dev/null || usermod -aG $g "$1" || return 1; done
-		fi
+	# No other program changes users now: locks are those of a run that was cut off.
+	[ -n "$R" ] || rm -f /etc/passwd.lock /etc/shadow.lock /etc/group.lock /etc/gshadow.lock /etc/subuid.lock /etc/subgid.lock
+	if [ -x "$R/usr/lib/userconf-pi/userconf" ]; then
+		# Without the hash, which ps would show. Its exit code is that of its last line, which starts a getty.
+		"$R/usr/lib/userconf-pi/userconf" "$1" '' || true
+		getent passwd "$1" >/dev/null || return 1
+	else
+		getent passwd "$1" >/dev/null || useradd --create-home --shell /bin/bash "$1" || return 1
+		for g in sudo dialout i2c spi gpio; do ! getent group $g >/dev/null || usermod -aG $g "$1" || return 1; done
 	fi
-	printf '%s:%s\n' "$1" "$2" | chpasswd -e
+	printf '%s:%s\n' "$1" "$2" | chpasswd -e || return 1
+	rm -f "$boot/userconf.txt" # done, and the hash is in it
 }
 add_key() {
 	user=$1
@@ -152,12 +174,11 @@ load_i2c() {
 	[ -n "$R" ] || modprobe i2c-dev || true
 }
 # Files that are there already, as after a second run, are the installer's: keep them over the package's.
-install_package() { DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i "$HERE/$1"; }
+install_package() { DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i "$KEEP/$1"; }
 put_file() {
-	[ -e "$HERE/$1" ] || [ ! -e "$R$2" ] || return 0
 	dir=$(dirname "$R$2")
 	mkdir -p "$dir" || return 1
-	install -m "$3" "$HERE/$1" "$R$2.new" || return 1
+	install -m "$3" "$KEEP/$1" "$R$2.new" || return 1
 	case $2 in
 	/etc/homeward/*) if getent passwd homeward >/dev/null; then chown homeward: "$R$2.new" || return 1; fi ;;
 	esac
@@ -171,21 +192,37 @@ start_homeward() {
 	systemctl enable homeward.service # it starts after the restart that follows
 }
 
-@STEPS@
-for boot in "$R/boot/firmware" "$R/boot"; do
-	[ ! -e "$boot/cmdline.txt" ] || break
-done
-# Never twice: it would start again and again.
-if [ -e "$boot/cmdline.txt" ]; then
-	sed -i 's| systemd\.run=[^ ]*homeward-first-boot[^ ]*||; s| systemd\.run_success_action=reboot||; s| systemd\.unit=kernel-command-line\.target||' "$boot/cmdline.txt"
-fi
-if [ -z "$failed" ]; then
-	rm -f "$boot/homeward-first-boot.log"
-	rm -f "$HERE"/homeward-first-boot-* "$HERE/homeward-first-boot.sh"
-	echo done
+# In place and as long as it was: one sector, which a power cut finds old or new.
+leave_cmdline() {
+	[ -e "$boot/cmdline.txt" ] || return 0
+	size=$(wc -c <"$boot/cmdline.txt")
+	text=$(sed 's| systemd\.run=[^ ]*homeward-first-boot[^ ]*||; s| systemd\.run_success_action=reboot||; s| systemd\.run_failure_action=reboot||; s| systemd\.unit=kernel-command-line\.target||' "$boot/cmdline.txt") || return 1
+	[ -n "$text" ] || return 1
+	printf "%-$((size - 1))s\n" "$text" | dd of="$boot/cmdline.txt" bs=64k conv=notrunc,fsync iflag=fullblock status=none
+}
+
+if [ -e "$KEEP/done" ]; then
+	echo "all steps were done before"
+elif take_over && [ -r "$KEEP/homeward-first-boot-steps" ]; then
+	. "$KEEP/homeward-first-boot-steps"
 else
-	echo "FAILED:$failed"
+	step take-over false
+fi
+[ -n "$failed" ] || : >"$KEEP/done"
+sync
+# Never twice after its end: it would start again and again.
+leave_cmdline || failed="$failed cmdline.txt"
+sync
+if [ -z "$failed" ]; then
+	echo done
+	rm -f "$boot/homeward-first-boot.log" "$boot/homeward-first-boot.sh"
+	sync
+	rm -rf "$KEEP"
+else
+	[ -d "$KEEP" ] || KEEP=$HERE
+	echo "FAILED:$failed; to try again: sudo sh $KEEP/homeward-first-boot.sh"
 	cp "$LOG" "$boot/homeward-first-boot.log"
+	[ "$KEEP" = "$HERE" ] || rm -f "$HERE/homeward-first-boot.sh"
 fi
 sync
 exit 0
