@@ -30,8 +30,8 @@ type SPIChip interface {
 
 // BusFault is what a chip, or its wiring, does wrong. The zero value is a healthy one.
 type BusFault struct {
-	NACK  bool          // I2C: the address is not acknowledged
-	Stuck time.Duration // I2C: the bus is held for this long (at most 4 s), for everybody, and then the transaction fails
+	NACK  bool          // I2C: the address is not acknowledged; 1-Wire: no presence pulse, and the kernel's file is empty
+	Stuck time.Duration // I2C: the bus is held for this long (at most 4 s), for everybody, and then the transaction fails; 1-Wire: for the chip alone, and the file is empty
 	Flip  int           // this bit of what is read is the wrong one; counted from 1, the most significant bit of the first byte
 	Level byte          // SPI: with Float, what is read all the time: 0x00 or 0xFF
 	Float bool          // SPI: nothing drives the line
@@ -55,19 +55,63 @@ func (f BusFault) spoil(r []byte) {
 	}
 }
 
-// I2CBus is a simulated I2C bus, and an [i2c.Bus] for the same process.
-type I2CBus struct {
-	name string
-
+// sockets are the places of a bus that chips sit in, by address (K).
+type sockets[K comparable, C interface{ Reset() }] struct {
 	mu    sync.Mutex // one transaction at a time; protects the following
-	chips map[uint16]*i2cSlot
+	chips map[K]*socket[C]
 	gone  bool
 }
 
-type i2cSlot struct {
-	chip      I2CChip
+type socket[C interface{ Reset() }] struct {
+	chip      C
 	fault     BusFault
 	unplugged bool
+}
+
+// SetFault sets what goes wrong at addr from now on.
+func (b *sockets[K, C]) SetFault(addr K, f BusFault) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.chips[addr]; s != nil {
+		s.fault = f
+	}
+}
+
+// Unplug takes the chip at addr off the bus.
+func (b *sockets[K, C]) Unplug(addr K) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.chips[addr]; s != nil {
+		s.unplugged = true
+	}
+}
+
+// Plug puts the chip at addr back: it has lost its power and with it what was set.
+func (b *sockets[K, C]) Plug(addr K) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.chips[addr]; s != nil && s.unplugged {
+		s.unplugged = false
+		s.chip.Reset()
+	}
+}
+
+// SetGone takes the whole bus away (its adapter pulled out, its master unloaded) or brings it back.
+func (b *sockets[K, C]) SetGone(gone bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.gone && !gone {
+		for _, s := range b.chips {
+			s.chip.Reset()
+		}
+	}
+	b.gone = gone
+}
+
+// I2CBus is a simulated I2C bus, and an [i2c.Bus] for the same process.
+type I2CBus struct {
+	name string
+	sockets[uint16, I2CChip]
 }
 
 // Add puts a chip at a 7-bit address.
@@ -80,48 +124,8 @@ func (b *I2CBus) Add(addr uint16, chip I2CChip) error {
 	if b.chips[addr] != nil {
 		return fmt.Errorf("sim: i2c %s: address 0x%02x is taken", b.name, addr)
 	}
-	b.chips[addr] = &i2cSlot{chip: chip}
+	add(&b.chips, addr, &socket[I2CChip]{chip: chip})
 	return nil
-}
-
-// SetFault sets what goes wrong at addr from now on.
-func (b *I2CBus) SetFault(addr uint16, f BusFault) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := b.chips[addr]; s != nil {
-		s.fault = f
-	}
-}
-
-// Unplug takes the chip at addr off the bus.
-func (b *I2CBus) Unplug(addr uint16) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := b.chips[addr]; s != nil {
-		s.unplugged = true
-	}
-}
-
-// Plug puts the chip at addr back: it has lost its power and with it what was set.
-func (b *I2CBus) Plug(addr uint16) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := b.chips[addr]; s != nil && s.unplugged {
-		s.unplugged = false
-		s.chip.Reset()
-	}
-}
-
-// SetGone takes the whole bus away (a USB adapter pulled out) or brings it back.
-func (b *I2CBus) SetGone(gone bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.gone && !gone {
-		for _, s := range b.chips {
-			s.chip.Reset()
-		}
-	}
-	b.gone = gone
 }
 
 func (b *I2CBus) String() string { return Prefix + b.name }

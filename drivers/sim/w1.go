@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"homeward/drivers"
@@ -26,17 +25,8 @@ type W1Chip interface {
 // W1Bus is a simulated 1-Wire bus with Linux's thermometer driver (w1_therm) on top, and a [drivers.W1] for the
 // same process. Unlike the kernel, which asks up to five times, it asks once: a fault shows.
 type W1Bus struct {
-	name string
-
-	mu    sync.Mutex // protects the following; not held during a conversion
-	chips map[string]*w1Slot
-	gone  bool
-}
-
-type w1Slot struct {
-	chip      W1Chip
-	fault     BusFault
-	unplugged bool
+	name                    string
+	sockets[string, W1Chip] // whose lock is not held during a conversion
 }
 
 // AddW1 adds an empty 1-Wire bus, or gives the one that has this name.
@@ -46,7 +36,7 @@ func (w *World) AddW1(name string) *W1Bus {
 	if b := w.w1[name]; b != nil {
 		return b
 	}
-	b := &W1Bus{name: name, chips: map[string]*w1Slot{}}
+	b := &W1Bus{name: name}
 	add(&w.w1, name, b)
 	return b
 }
@@ -58,49 +48,8 @@ func (b *W1Bus) Add(chip W1Chip) error {
 	if b.chips[chip.ID()] != nil {
 		return fmt.Errorf("sim: w1 %s: %s is there already", b.name, chip.ID())
 	}
-	b.chips[chip.ID()] = &w1Slot{chip: chip}
+	add(&b.chips, chip.ID(), &socket[W1Chip]{chip: chip})
 	return nil
-}
-
-// SetFault sets what goes wrong with a chip from now on. NACK: no presence pulse, and the kernel's file is empty. Flip: a bit of
-// the scratchpad. Stuck: the bus is held for so long, and the file is empty.
-func (b *W1Bus) SetFault(id string, f BusFault) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := b.chips[id]; s != nil {
-		s.fault = f
-	}
-}
-
-// Unplug takes a chip off the bus.
-func (b *W1Bus) Unplug(id string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := b.chips[id]; s != nil {
-		s.unplugged = true
-	}
-}
-
-// Plug puts a chip back: it has lost its power.
-func (b *W1Bus) Plug(id string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := b.chips[id]; s != nil && s.unplugged {
-		s.unplugged = false
-		s.chip.Reset()
-	}
-}
-
-// SetGone takes the whole bus away (its master unloaded or pulled out) or brings it back.
-func (b *W1Bus) SetGone(gone bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.gone && !gone {
-		for _, s := range b.chips {
-			s.chip.Reset()
-		}
-	}
-	b.gone = gone
 }
 
 func (b *W1Bus) String() string { return Prefix + b.name }
@@ -116,13 +65,16 @@ func (b *W1Bus) Devices() ([]string, error) {
 	if b.gone {
 		return nil, b.goneError()
 	}
-	var ids []string
+	return b.presentLocked(), nil
+}
+
+func (b *W1Bus) presentLocked() (ids []string) {
 	for _, id := range slices.Sorted(maps.Keys(b.chips)) {
 		if !b.chips[id].unplugged {
 			ids = append(ids, id)
 		}
 	}
-	return ids, nil
+	return ids
 }
 
 // The function commands that the kernel gives (DS18B20 datasheet 19-7487 rev 6, page 11).
@@ -175,7 +127,11 @@ func (b *W1Bus) begin(device string) (wait time.Duration, ok bool, err error) {
 	}
 	s := b.chips[device]
 	if s == nil || s.unplugged {
-		return 0, false, fmt.Errorf("sim: w1 %s: %s: %w: the bus has %s", b.name, device, drivers.ErrTimeout, b.presentLocked())
+		present := "no device"
+		if ids := b.presentLocked(); len(ids) > 0 {
+			present = strings.Join(ids, ", ")
+		}
+		return 0, false, fmt.Errorf("sim: w1 %s: %s: %w: the bus has %s", b.name, device, drivers.ErrTimeout, present)
 	}
 	if f := s.fault; f.NACK || f.Stuck > 0 {
 		s.fault.once()
@@ -183,19 +139,6 @@ func (b *W1Bus) begin(device string) (wait time.Duration, ok bool, err error) {
 	}
 	s.chip.W1([]byte{w1Convert}, 0)
 	return s.chip.Conversion(), true, nil
-}
-
-func (b *W1Bus) presentLocked() string {
-	var ids []string
-	for _, id := range slices.Sorted(maps.Keys(b.chips)) {
-		if !b.chips[id].unplugged {
-			ids = append(ids, id)
-		}
-	}
-	if len(ids) == 0 {
-		return "no device"
-	}
-	return strings.Join(ids, ", ")
 }
 
 // crcW1 is Maxim's CRC-8, bit by bit as the shift register of the datasheet's figure 11 (page 9).

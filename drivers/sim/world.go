@@ -61,7 +61,7 @@ func (w *World) AddI2C(name string) *I2CBus {
 	if b := w.i2c[name]; b != nil {
 		return b
 	}
-	b := &I2CBus{name: name, chips: map[uint16]*i2cSlot{}}
+	b := &I2CBus{name: name}
 	add(&w.i2c, name, b)
 	return b
 }
@@ -82,9 +82,9 @@ func (w *World) AddSerial(name string, l *SerialLine) {
 	add(&w.serial, name, l)
 }
 
-func add[T any](m *map[string]T, name string, v T) {
+func add[K comparable, T any](m *map[K]T, name K, v T) {
 	if *m == nil {
-		*m = map[string]T{}
+		*m = map[K]T{}
 	}
 	(*m)[name] = v
 }
