@@ -135,22 +135,15 @@ func TestNeverEnds(t *testing.T) {
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	in := func(c Channel) Options { return Options{BusName: "/dev/i2c-1", Chans: []Channel{c}} }
-	for path, o := range map[string]Options{
-		"bus":                 {},
-		"address":             {BusName: "/dev/i2c-1", Address: ptr(0x4C)},
-		"channels[0].input":   in(Channel{Input: ptr(4)}),
-		"channels[0].against": in(Channel{Input: ptr(1), Against: ptr(0)}),
-		"channels[0].range":   in(Channel{Input: ptr(1), Range: ptr(5.0)}),
-		"channels[0].scale":   in(Channel{Input: ptr(1), Scale: ptr(0.0)}),
-		"channels[0].offset":  in(Channel{Input: ptr(1), Offset: math.Inf(1)}),
-	} {
-		faults := o.Check()
-		require.Len(t, faults, 1, path)
-		require.Equal(t, path, faults[0].Path)
-	}
-	o := in(Channel{})
-	require.Equal(t, "channels[0].input", o.Check()[0].Path)
+	in := func(c Channel) *Options { return &Options{BusName: "/dev/i2c-1", Chans: []Channel{c}} }
+	drivertest.Mistakes(t, "bus", &Options{})
+	drivertest.Mistakes(t, "address", &Options{BusName: "/dev/i2c-1", Address: ptr(0x4C)})
+	drivertest.Mistakes(t, "channels[0].input", in(Channel{Input: ptr(4)}))
+	drivertest.Mistakes(t, "channels[0].against", in(Channel{Input: ptr(1), Against: ptr(0)}))
+	drivertest.Mistakes(t, "channels[0].range", in(Channel{Input: ptr(1), Range: ptr(5.0)}))
+	drivertest.Mistakes(t, "channels[0].scale", in(Channel{Input: ptr(1), Scale: ptr(0.0)}))
+	drivertest.Mistakes(t, "channels[0].offset", in(Channel{Input: ptr(1), Offset: math.Inf(1)}))
+	require.Equal(t, "channels[0].input", in(Channel{}).Check()[0].Path)
 }
 
 // FuzzDecode: a code either is refused or lies within the range.

@@ -80,15 +80,11 @@ func TestValues(t *testing.T) {
 func TestPowerLost(t *testing.T) {
 	for _, light := range []float64{300, 90000} {
 		for at := 3; at <= 10; at++ {
-			got, err := chiptest.Read(t, options(), 2, func(t *testing.T) drivers.Env {
-				b := bench(light)(t)
-				b.Env.I2C = &chiptest.Tap{Bus: b.Env.I2C, On: func(n int, _, _ []byte) {
-					if n == at {
-						b.Unplug()
-						b.Plug()
-					}
-				}}
-				return b.Env
+			got, err := chiptest.Watched(t, options(), 2, bench(light), func(b *drivertest.Bench, n int, _, _ []byte) {
+				if n == at {
+					b.Unplug()
+					b.Plug()
+				}
 			})
 			for _, r := range got {
 				require.InDelta(t, light, r.Value, 1, "step %d", at)
@@ -103,35 +99,16 @@ func TestPowerLost(t *testing.T) {
 
 // TestDeadBus: one that reads ones is an error.
 func TestDeadBus(t *testing.T) {
-	got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-		e := bench(300)(t).Env
-		e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(_ int, _, r []byte) {
-			for i := range r {
-				r[i] = 0xFF
-			}
-		}}
-		return e
-	})
+	got, err := chiptest.Watched(t, options(), 1, bench(300), func(_ *drivertest.Bench, _ int, _, r []byte) { chiptest.Fill(r, 0xFF) })
 	require.ErrorIs(t, err, drivers.ErrCheck)
 	require.Empty(t, got)
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	bad, odd := 0x24, drivers.Unit("lux")
-	for _, tc := range []struct {
-		o    Options
-		path string
-	}{
-		{Options{}, "bus"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: &bad}, "address"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "lux"}}}}, "channels[0].name"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "light", Unit: &odd}}}}, "channels[0].unit"},
-	} {
-		faults := tc.o.Check()
-		require.Len(t, faults, 1, tc.path)
-		require.Equal(t, tc.path, faults[0].Path)
-		require.NotEmpty(t, faults[0].Want)
-	}
+	drivertest.Mistakes(t, "bus", &Options{})
+	drivertest.Mistakes(t, "address", &Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: new(0x24)})
+	drivertest.Mistakes(t, "channels[0].name", &Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "lux"}}}})
+	drivertest.Mistakes(t, "channels[0].unit", &Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "light", Unit: new(drivers.Unit("lux"))}}}})
 }
 
 // FuzzDecode: no count gives a value beyond the scale.

@@ -299,26 +299,12 @@ func TestRangesAndChannels(t *testing.T) {
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	bad, v, odd := 0x50, 3, drivers.Unit("F")
-	for _, tc := range []struct {
-		o    Options
-		path string
-	}{
-		{Options{}, "bus"},
-		{Options{BusName: "/dev/i2c-1", Address: &bad}, "address"},
-		{Options{BusName: "/dev/spidev0.0", Address: &bad}, "address"},
-		{Options{BusName: "/dev/thing"}, "interface"},
-		{Options{BusName: "/dev/i2c-1", Interface: "usb"}, "interface"},
-		{Options{BusName: "/dev/i2c-1", Interface: "spi"}, "interface"},
-		{Options{BusName: "/dev/spidev0.0", Interface: "i2c"}, "interface"},
-		{Options{BusName: "/dev/i2c-1", Oversampling: &v}, "oversampling"},
-		{Options{BusName: "/dev/i2c-1", Chans: []Channel{{drivers.Channel{Name: "temperatur"}}}}, "channels[0].name"},
-		{Options{BusName: "/dev/i2c-1", bmp: true, Chans: []Channel{{drivers.Channel{Name: "humidity"}}}}, "channels[0].name"},
-		{Options{BusName: "/dev/i2c-1", Chans: []Channel{{drivers.Channel{Name: "pressure", Unit: &odd}}}}, "channels[0].unit"},
-	} {
-		faults := tc.o.Check()
-		require.Len(t, faults, 1, tc.path)
-		require.Equal(t, tc.path, faults[0].Path)
-		require.NotEmpty(t, faults[0].Want)
-	}
+	drivertest.Mistakes(t, "bus", &Options{})
+	drivertest.Mistakes(t, "address", &Options{BusName: "/dev/i2c-1", Address: new(0x50)}, &Options{BusName: "/dev/spidev0.0", Address: new(0x50)})
+	drivertest.Mistakes(t, "interface", &Options{BusName: "/dev/thing"}, &Options{BusName: "/dev/i2c-1", Interface: "usb"},
+		&Options{BusName: "/dev/i2c-1", Interface: "spi"}, &Options{BusName: "/dev/spidev0.0", Interface: "i2c"})
+	drivertest.Mistakes(t, "oversampling", &Options{BusName: "/dev/i2c-1", Oversampling: new(3)})
+	drivertest.Mistakes(t, "channels[0].name", &Options{BusName: "/dev/i2c-1", Chans: []Channel{{drivers.Channel{Name: "temperatur"}}}},
+		&Options{BusName: "/dev/i2c-1", bmp: true, Chans: []Channel{{drivers.Channel{Name: "humidity"}}}})
+	drivertest.Mistakes(t, "channels[0].unit", &Options{BusName: "/dev/i2c-1", Chans: []Channel{{drivers.Channel{Name: "pressure", Unit: new(drivers.Unit("F"))}}}})
 }

@@ -197,17 +197,10 @@ func TestBus(t *testing.T) {
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	odd := drivers.Unit("F")
-	for path, o := range map[string]Options{
-		"bus":              {BusName: "/dev/i2c-1"},
-		"id":               {ID: "10-0316a2798bff"},
-		"channels[0].name": {Chans: []drivers.Channel{{Name: "humidity"}}},
-		"channels[0].unit": {Chans: []drivers.Channel{{Name: "temperature", Unit: &odd}}},
-	} {
-		faults := o.Check()
-		require.Len(t, faults, 1, path)
-		require.Equal(t, path, faults[0].Path)
-	}
+	drivertest.Mistakes(t, "bus", &Options{BusName: "/dev/i2c-1"})
+	drivertest.Mistakes(t, "id", &Options{ID: "10-0316a2798bff"})
+	drivertest.Mistakes(t, "channels[0].name", &Options{Chans: []drivers.Channel{{Name: "humidity"}}})
+	drivertest.Mistakes(t, "channels[0].unit", &Options{Chans: []drivers.Channel{{Name: "temperature", Unit: new(drivers.Unit("F"))}}})
 }
 
 func FuzzDecode(f *testing.F) {

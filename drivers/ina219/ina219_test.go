@@ -118,17 +118,11 @@ func TestSupplyLost(t *testing.T) {
 
 func TestCheckNamesMistakes(t *testing.T) {
 	on := chip.Options{BusName: "/dev/i2c-1"}
-	for path, o := range map[string]Options{
-		"bus":              {},
-		"address":          {Options: on, Address: ptr(0x50)},
-		"shunt":            {Options: on, Shunt: ptr(0.0)},
-		"max_current":      {Options: on, MaxCurrent: ptr(3.3)},
-		"channels[0].name": {Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "energy"}}}},
-	} {
-		faults := o.Check()
-		require.Len(t, faults, 1, path)
-		require.Equal(t, path, faults[0].Path)
-	}
+	drivertest.Mistakes(t, "bus", &Options{})
+	drivertest.Mistakes(t, "address", &Options{Options: on, Address: ptr(0x50)})
+	drivertest.Mistakes(t, "shunt", &Options{Options: on, Shunt: ptr(0.0)})
+	drivertest.Mistakes(t, "max_current", &Options{Options: on, MaxCurrent: ptr(3.3)})
+	drivertest.Mistakes(t, "channels[0].name", &Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "energy"}}}})
 	o := options().(*Options)
 	o.MaxCurrent = ptr(3.2)
 	require.Empty(t, o.Check(), "the whole range")

@@ -72,14 +72,8 @@ func TestRefused(t *testing.T) {
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	for path, o := range map[string]Options{
-		"bus":              {},
-		"channels[0].name": {BusName: "x", Chans: []drivers.Channel{{Name: "hot"}}},
-	} {
-		faults := o.Check()
-		require.Len(t, faults, 1, path)
-		require.Equal(t, path, faults[0].Path)
-	}
+	drivertest.Mistakes(t, "bus", &Options{})
+	drivertest.Mistakes(t, "channels[0].name", &Options{BusName: "x", Chans: []drivers.Channel{{Name: "hot"}}})
 }
 
 func FuzzDecode(f *testing.F) {

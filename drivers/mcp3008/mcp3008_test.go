@@ -174,15 +174,9 @@ func TestScaleBeyondFloats(t *testing.T) {
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	for path, o := range map[string]Options{
-		"bus":               {Chans: []Channel{{Input: ptr(1)}}},
-		"channels":          {BusName: "x"},
-		"channels[0].input": {BusName: "x", Chans: []Channel{{Input: ptr(8)}}},
-		"channels[1].input": {BusName: "x", Chans: []Channel{{Input: ptr(0)}, {}}},
-		"channels[0].scale": {BusName: "x", Chans: []Channel{{Input: ptr(0), Scale: ptr(0.0)}}},
-	} {
-		faults := o.Check()
-		require.Len(t, faults, 1, path)
-		require.Equal(t, path, faults[0].Path)
-	}
+	drivertest.Mistakes(t, "bus", &Options{Chans: []Channel{{Input: ptr(1)}}})
+	drivertest.Mistakes(t, "channels", &Options{BusName: "x"})
+	drivertest.Mistakes(t, "channels[0].input", &Options{BusName: "x", Chans: []Channel{{Input: ptr(8)}}})
+	drivertest.Mistakes(t, "channels[1].input", &Options{BusName: "x", Chans: []Channel{{Input: ptr(0)}, {}}})
+	drivertest.Mistakes(t, "channels[0].scale", &Options{BusName: "x", Chans: []Channel{{Input: ptr(0), Scale: ptr(0.0)}}})
 }

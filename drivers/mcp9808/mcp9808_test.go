@@ -72,15 +72,11 @@ func TestValues(t *testing.T) {
 // TestPowerLost: at any step of a reading but the last; and the one after it refuses, too.
 func TestPowerLost(t *testing.T) {
 	for at := 6; at < 11; at++ {
-		got, err := chiptest.Read(t, options(), 2, func(t *testing.T) drivers.Env {
-			b := bench(21.4)(t)
-			b.Env.I2C = &chiptest.Tap{Bus: b.Env.I2C, On: func(i int, _, _ []byte) {
-				if i == at {
-					b.Unplug()
-					b.Plug()
-				}
-			}}
-			return b.Env
+		got, err := chiptest.Watched(t, options(), 2, bench(21.4), func(b *drivertest.Bench, n int, _, _ []byte) {
+			if n == at {
+				b.Unplug()
+				b.Plug()
+			}
 		})
 		require.ErrorIs(t, err, drivers.ErrCheck, at)
 		require.ErrorContains(t, err, "lost its settings")
@@ -93,15 +89,7 @@ func TestPowerLost(t *testing.T) {
 // TestDeadBus: all ones and all zeros.
 func TestDeadBus(t *testing.T) {
 	for _, level := range []byte{0, 0xFF} {
-		_, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-			e := bench(21.4)(t).Env
-			e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(_ int, _, r []byte) {
-				for i := range r {
-					r[i] = level
-				}
-			}}
-			return e
-		})
+		_, err := chiptest.Watched(t, options(), 1, bench(21.4), func(_ *drivertest.Bench, _ int, _, r []byte) { chiptest.Fill(r, level) })
 		require.ErrorIs(t, err, drivers.ErrCheck)
 		require.ErrorContains(t, err, "nothing drives the bus")
 	}
@@ -118,37 +106,22 @@ func TestIdentity(t *testing.T) {
 		{0x0055, 0x0400, drivers.ErrWrong}, {0x0000, 0x0400, drivers.ErrWrong}, {0x0054, 0x0000, drivers.ErrWrong},
 		{0, 0, drivers.ErrCheck}, {0xFFFF, 0xFFFF, drivers.ErrCheck},
 	} {
-		_, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-			e := bench(21.4)(t).Env
-			e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(_ int, w, r []byte) {
-				switch w[0] {
-				case 6:
-					copy(r, []byte{byte(c.manufacturer >> 8), byte(c.manufacturer & 0xFF)})
-				case 7:
-					copy(r, []byte{byte(c.device >> 8), byte(c.device & 0xFF)})
-				}
-			}}
-			return e
+		_, err := chiptest.Watched(t, options(), 1, bench(21.4), func(_ *drivertest.Bench, _ int, w, r []byte) {
+			switch w[0] {
+			case 6:
+				copy(r, []byte{byte(c.manufacturer >> 8), byte(c.manufacturer & 0xFF)})
+			case 7:
+				copy(r, []byte{byte(c.device >> 8), byte(c.device & 0xFF)})
+			}
 		})
 		require.ErrorIs(t, err, c.want, "%04x %04x", c.manufacturer, c.device)
 	}
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	bad := 0x48
-	for _, tc := range []struct {
-		o    Options
-		path string
-	}{
-		{Options{}, "bus"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: &bad}, "address"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "pressure"}}}}, "channels[0].name"},
-	} {
-		faults := tc.o.Check()
-		require.Len(t, faults, 1, tc.path)
-		require.Equal(t, tc.path, faults[0].Path)
-		require.NotEmpty(t, faults[0].Want)
-	}
+	drivertest.Mistakes(t, "bus", &Options{})
+	drivertest.Mistakes(t, "address", &Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: new(0x48)})
+	drivertest.Mistakes(t, "channels[0].name", &Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "pressure"}}}})
 }
 
 // FuzzDecode: no code gives a value outside of what the chip can measure.

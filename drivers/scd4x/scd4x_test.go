@@ -86,17 +86,14 @@ func TestWaitsForNothing(t *testing.T) {
 
 // TestSupplyLost: a chip that lost its supply measures nothing, and that is an error, not an old value.
 func TestSupplyLost(t *testing.T) {
-	got, err := chiptest.Read(t, options(), 3, func(t *testing.T) drivers.Env {
-		b, reads := bench(812, 21.4, 45)(t), 0
-		b.Env.I2C = &chiptest.Tap{Bus: b.Env.I2C, On: func(_ int, _, r []byte) {
-			if len(r) == 9 && r[0] != 0xF8 { // a measurement
-				if reads++; reads == 2 {
-					b.Unplug()
-					b.Plug()
-				}
+	reads := 0
+	got, err := chiptest.Watched(t, options(), 3, bench(812, 21.4, 45), func(b *drivertest.Bench, _ int, _, r []byte) {
+		if len(r) == 9 && r[0] != 0xF8 { // a measurement
+			if reads++; reads == 2 {
+				b.Unplug()
+				b.Plug()
 			}
-		}}
-		return b.Env
+		}
 	})
 	require.ErrorIs(t, err, drivers.ErrCheck)
 	require.ErrorContains(t, err, "lost its supply")
@@ -108,20 +105,15 @@ func TestEveryFlippedBit(t *testing.T) {
 	for _, bytes := range []int{9, 3, -9} { // the serial number, ready, the measurement
 		n := max(bytes, -bytes)
 		for i := range 8 * n {
-			flipped := false
-			got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-				e := bench(812, 21.4, 45)(t).Env
-				nines := 0
-				e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(_ int, _, r []byte) {
-					if len(r) == 9 {
-						nines++
-					}
-					if len(r) == n && (bytes == 3 || bytes == 9 && nines == 1 || bytes == -9 && nines == 2) {
-						r[i/8] ^= 1 << (i % 8)
-						flipped = true
-					}
-				}}
-				return e
+			flipped, nines := false, 0
+			got, err := chiptest.Watched(t, options(), 1, bench(812, 21.4, 45), func(_ *drivertest.Bench, _ int, _, r []byte) {
+				if len(r) == 9 {
+					nines++
+				}
+				if len(r) == n && (bytes == 3 || bytes == 9 && nines == 1 || bytes == -9 && nines == 2) {
+					r[i/8] ^= 1 << (i % 8)
+					flipped = true
+				}
 			})
 			require.ErrorIs(t, err, drivers.ErrCheck, "%d: bit %d", bytes, i)
 			require.Empty(t, got)
@@ -138,16 +130,9 @@ func TestConversion(t *testing.T) {
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	bad := 0x61
-	for path, o := range map[string]Options{
-		"bus":              {},
-		"address":          {Options: chip.Options{BusName: "/dev/i2c-1"}, Address: &bad},
-		"channels[0].name": {Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "voc"}}}},
-	} {
-		faults := o.Check()
-		require.Len(t, faults, 1, path)
-		require.Equal(t, path, faults[0].Path)
-	}
+	drivertest.Mistakes(t, "bus", &Options{})
+	drivertest.Mistakes(t, "address", &Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: new(0x61)})
+	drivertest.Mistakes(t, "channels[0].name", &Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "voc"}}}})
 }
 
 // FuzzDecode: what is taken has right checksums and lies on the scales.

@@ -68,14 +68,10 @@ func TestEveryFlippedBit(t *testing.T) {
 		require.Empty(t, got)
 	}
 	for i := range 24 {
-		got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-			e := bench(21.4, 45)(t).Env
-			e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(n int, _, r []byte) {
-				if n == 7 {
-					r[i/8] ^= 1 << (i % 8)
-				}
-			}}
-			return e
+		got, err := chiptest.Watched(t, options(), 1, bench(21.4, 45), func(_ *drivertest.Bench, n int, _, r []byte) {
+			if n == 7 {
+				r[i/8] ^= 1 << (i % 8)
+			}
 		})
 		require.ErrorIs(t, err, drivers.ErrCheck, i)
 		require.Empty(t, got)
@@ -89,14 +85,10 @@ func TestStatus(t *testing.T) {
 		0x0002: drivers.ErrRefuse, 0x0001: drivers.ErrRefuse,
 		0x8000: nil, 0x0C00: nil, 0x03E0: nil, // alerts; reserved, whatever they are
 	} {
-		got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-			e := bench(21.4, 45)(t).Env
-			e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(n int, _, r []byte) {
-				if n == 7 {
-					copy(r, chip.AppendWord(nil, status))
-				}
-			}}
-			return e
+		got, err := chiptest.Watched(t, options(), 1, bench(21.4, 45), func(_ *drivertest.Bench, n int, _, r []byte) {
+			if n == 7 {
+				copy(r, chip.AppendWord(nil, status))
+			}
 		})
 		require.ErrorIs(t, err, want, "%04x", status)
 		require.Equal(t, want == nil, len(got) == 2, "%04x", status)
@@ -105,28 +97,18 @@ func TestStatus(t *testing.T) {
 
 // TestValues: what the simulated chip serves, over its range.
 func TestValues(t *testing.T) {
-	for _, v := range [][2]float64{{-40, 0}, {0, 50}, {21.4, 45.67}, {125, 100}} {
-		got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env { return bench(v[0], v[1])(t).Env })
-		require.NoError(t, err)
-		require.InDelta(t, v[0], got[0].Value, 0.01)
-		require.InDelta(t, v[1], got[1].Value, 0.01)
-	}
+	chiptest.Climate(t, options(), bench)
 }
 
 // TestPowerLost: between readings and during a measurement; opened anew it reads again.
 func TestPowerLost(t *testing.T) {
 	for at := 4; at <= 6; at++ {
-		b := (*drivertest.Bench)(nil)
-		got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-			b = bench(21.4, 45)(t)
-			b.Env.I2C = &chiptest.Tap{Bus: b.Env.I2C, On: func(i int, _, _ []byte) {
-				if i == at {
-					b.Unplug()
-					b.Plug()
-					time.Sleep(2 * time.Millisecond)
-				}
-			}}
-			return b.Env
+		got, err := chiptest.Watched(t, options(), 1, bench(21.4, 45), func(b *drivertest.Bench, n int, _, _ []byte) {
+			if n == at {
+				b.Unplug()
+				b.Plug()
+				time.Sleep(2 * time.Millisecond)
+			}
 		})
 		require.Error(t, err, at)
 		require.Empty(t, got)
@@ -148,30 +130,13 @@ func TestLeftMeasuring(t *testing.T) {
 
 // TestOtherChip: an SHT4x at the address takes none of the commands.
 func TestOtherChip(t *testing.T) {
-	got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-		b := bench(21.4, 45)(t)
-		b.Exchange()
-		return b.Env
-	})
-	require.Error(t, err)
-	require.Empty(t, got)
+	chiptest.OtherChip(t, options(), bench(21.4, 45))
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	bad := 0x46
-	for _, tc := range []struct {
-		o    Options
-		path string
-	}{
-		{Options{}, "bus"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: &bad}, "address"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "pressure"}}}}, "channels[0].name"},
-	} {
-		faults := tc.o.Check()
-		require.Len(t, faults, 1, tc.path)
-		require.Equal(t, tc.path, faults[0].Path)
-		require.NotEmpty(t, faults[0].Want)
-	}
+	drivertest.Mistakes(t, "bus", &Options{})
+	drivertest.Mistakes(t, "address", &Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: new(0x46)})
+	drivertest.Mistakes(t, "channels[0].name", &Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "pressure"}}}})
 }
 
 // FuzzDecode: what is taken has right checksums and lies on the scales.

@@ -61,15 +61,11 @@ func TestEveryFlippedBit(t *testing.T) {
 	for _, at := range []int{3, 5} {
 		for i := range 48 {
 			flipped := false
-			got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-				e := bench(21.4, 45)(t).Env
-				e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(n int, _, r []byte) {
-					if n == at {
-						r[i/8] ^= 1 << (i % 8)
-						flipped = true
-					}
-				}}
-				return e
+			got, err := chiptest.Watched(t, options(), 1, bench(21.4, 45), func(_ *drivertest.Bench, n int, _, r []byte) {
+				if n == at {
+					r[i/8] ^= 1 << (i % 8)
+					flipped = true
+				}
 			})
 			require.ErrorIs(t, err, drivers.ErrCheck, i)
 			require.Empty(t, got)
@@ -81,14 +77,10 @@ func TestEveryFlippedBit(t *testing.T) {
 // TestSerialOfNone: all zeros or ones, checksums right.
 func TestSerialOfNone(t *testing.T) {
 	for _, w := range []uint16{0, 0xFFFF} {
-		_, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-			e := bench(21.4, 45)(t).Env
-			e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(n int, _, r []byte) {
-				if n == 3 {
-					copy(r, chip.AppendWord(chip.AppendWord(nil, w), w))
-				}
-			}}
-			return e
+		_, err := chiptest.Watched(t, options(), 1, bench(21.4, 45), func(_ *drivertest.Bench, n int, _, r []byte) {
+			if n == 3 {
+				copy(r, chip.AppendWord(chip.AppendWord(nil, w), w))
+			}
 		})
 		require.ErrorIs(t, err, drivers.ErrCheck)
 		require.ErrorContains(t, err, "serial number")
@@ -97,27 +89,18 @@ func TestSerialOfNone(t *testing.T) {
 
 // TestValues: what the simulated chip serves, over its range.
 func TestValues(t *testing.T) {
-	for _, v := range [][2]float64{{-40, 0}, {0, 50}, {21.4, 45.67}, {125, 100}} {
-		got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env { return bench(v[0], v[1])(t).Env })
-		require.NoError(t, err)
-		require.InDelta(t, v[0], got[0].Value, 0.01)
-		require.InDelta(t, v[1], got[1].Value, 0.01)
-	}
+	chiptest.Climate(t, options(), bench)
 }
 
 // TestPowerLost: during a measurement it is an error; between two it changes nothing.
 func TestPowerLost(t *testing.T) {
 	for at := 4; at <= 5; at++ {
-		got, err := chiptest.Read(t, options(), 2, func(t *testing.T) drivers.Env {
-			b := bench(21.4, 45)(t)
-			b.Env.I2C = &chiptest.Tap{Bus: b.Env.I2C, On: func(n int, _, _ []byte) {
-				if n == at {
-					b.Unplug()
-					b.Plug()
-					time.Sleep(2 * time.Millisecond)
-				}
-			}}
-			return b.Env
+		got, err := chiptest.Watched(t, options(), 2, bench(21.4, 45), func(b *drivertest.Bench, n int, _, _ []byte) {
+			if n == at {
+				b.Unplug()
+				b.Plug()
+				time.Sleep(2 * time.Millisecond)
+			}
 		})
 		if at == 4 {
 			require.Error(t, err)
@@ -132,30 +115,13 @@ func TestPowerLost(t *testing.T) {
 
 // TestOtherChip: an SHT3x at the address takes none of the commands.
 func TestOtherChip(t *testing.T) {
-	got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
-		b := bench(21.4, 45)(t)
-		b.Exchange()
-		return b.Env
-	})
-	require.Error(t, err)
-	require.Empty(t, got)
+	chiptest.OtherChip(t, options(), bench(21.4, 45))
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	bad := 0x47
-	for _, tc := range []struct {
-		o    Options
-		path string
-	}{
-		{Options{}, "bus"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: &bad}, "address"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "dewpoint"}}}}, "channels[0].name"},
-	} {
-		faults := tc.o.Check()
-		require.Len(t, faults, 1, tc.path)
-		require.Equal(t, tc.path, faults[0].Path)
-		require.NotEmpty(t, faults[0].Want)
-	}
+	drivertest.Mistakes(t, "bus", &Options{})
+	drivertest.Mistakes(t, "address", &Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: new(0x47)})
+	drivertest.Mistakes(t, "channels[0].name", &Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "dewpoint"}}}})
 }
 
 // FuzzDecode: what is taken has right checksums and lies on the scales.

@@ -117,15 +117,11 @@ func TestPowerLost(t *testing.T) {
 	for _, name := range []string{"tmp102", "lm75"} {
 		for _, at := range []int{5, 6, 7, 8} {
 			n := 0
-			got, err := chiptest.Read(t, options(name), 1, func(t *testing.T) drivers.Env {
-				b := bench(name, 21.4)(t)
-				b.Env.I2C = &chiptest.Tap{Bus: b.Env.I2C, On: func(i int, _, _ []byte) {
-					if n = i; i == at {
-						b.Unplug()
-						b.Plug()
-					}
-				}}
-				return b.Env
+			got, err := chiptest.Watched(t, options(name), 1, bench(name, 21.4), func(b *drivertest.Bench, i int, _, _ []byte) {
+				if n = i; i == at {
+					b.Unplug()
+					b.Plug()
+				}
 			})
 			if n <= at { // it was the last transaction
 				continue
@@ -139,14 +135,10 @@ func TestPowerLost(t *testing.T) {
 // TestStuck: a bus that reads all ones or all zeros, and a conversion without end.
 func TestStuck(t *testing.T) {
 	for _, name := range []string{"tmp102", "lm75"} {
-		for _, spoil := range []func(n int, w, r []byte){
-			func(_ int, _, r []byte) {
-				for i := range r {
-					r[i] = 0xFF
-				}
-			},
-			func(_ int, _, r []byte) { clear(r) },
-			func(_ int, _, r []byte) {
+		for _, spoil := range []func(r []byte){
+			func(r []byte) { chiptest.Fill(r, 0xFF) },
+			func(r []byte) { chiptest.Fill(r, 0) },
+			func(r []byte) {
 				if len(r) == 2 {
 					r[0] &= 0x7F
 					r[1] |= 8
@@ -155,11 +147,7 @@ func TestStuck(t *testing.T) {
 				}
 			},
 		} {
-			got, err := chiptest.Read(t, options(name), 1, func(t *testing.T) drivers.Env {
-				b := bench(name, 21.4)(t)
-				b.Env.I2C = &chiptest.Tap{Bus: b.Env.I2C, On: spoil}
-				return b.Env
-			})
+			got, err := chiptest.Watched(t, options(name), 1, bench(name, 21.4), func(_ *drivertest.Bench, _ int, _, r []byte) { spoil(r) })
 			require.Error(t, err)
 			require.Empty(t, got)
 		}
@@ -193,14 +181,10 @@ func TestFirstConfiguration(t *testing.T) {
 		{"lm75", 0x0000, nil, ""}, {"lm75", 0x1F00, nil, ""},
 		{"lm75", 0x6000, drivers.ErrWrong, "driver: tmp102"}, {"lm75", 0x2000, drivers.ErrWrong, "bits 7 to 5"}, {"lm75", 0x8000, drivers.ErrWrong, "bits 7 to 5"}, {"lm75", 0xFF00, drivers.ErrCheck, "nothing drives"},
 	} {
-		_, err := chiptest.Read(t, options(c.name), 1, func(t *testing.T) drivers.Env {
-			e := bench(c.name, 21.4)(t).Env
-			e.I2C = &chiptest.Tap{Bus: e.I2C, On: func(n int, _, r []byte) {
-				if n == 1 {
-					copy(r, []byte{byte(c.word >> 8), byte(c.word & 0xFF)})
-				}
-			}}
-			return e
+		_, err := chiptest.Watched(t, options(c.name), 1, bench(c.name, 21.4), func(_ *drivertest.Bench, n int, _, r []byte) {
+			if n == 1 {
+				copy(r, []byte{byte(c.word >> 8), byte(c.word & 0xFF)})
+			}
 		})
 		require.ErrorIs(t, err, c.want, "%s %04x", c.name, c.word)
 		if c.want != nil {
@@ -210,22 +194,11 @@ func TestFirstConfiguration(t *testing.T) {
 }
 
 func TestCheckNamesMistakes(t *testing.T) {
-	high, odd := 0x4C, drivers.Unit("F")
-	for _, tc := range []struct {
-		o    Options
-		path string
-	}{
-		{Options{}, "bus"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: &high}, "address"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "humidity"}}}}, "channels[0].name"},
-		{Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "temperature", Unit: &odd}}}}, "channels[0].unit"},
-	} {
-		faults := tc.o.Check()
-		require.Len(t, faults, 1, tc.path)
-		require.Equal(t, tc.path, faults[0].Path)
-		require.NotEmpty(t, faults[0].Want)
-	}
-	o := Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: &high, lm75: true}
+	drivertest.Mistakes(t, "bus", &Options{})
+	drivertest.Mistakes(t, "address", &Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: new(0x4C)})
+	drivertest.Mistakes(t, "channels[0].name", &Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "humidity"}}}})
+	drivertest.Mistakes(t, "channels[0].unit", &Options{Options: chip.Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "temperature", Unit: new(drivers.Unit("F"))}}}})
+	o := Options{Options: chip.Options{BusName: "/dev/i2c-1"}, Address: new(0x4C), lm75: true}
 	require.Empty(t, o.Check())
 }
 

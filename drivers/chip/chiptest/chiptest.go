@@ -85,3 +85,44 @@ func (b *Tap) Tx(addr uint16, w, r []byte) error {
 	}
 	return err
 }
+
+// Watched is [Read] on a bench whose bus is watched: on sees, and may change, what each transaction reads, and may unplug the chip
+// after it.
+func Watched(t *testing.T, o drivers.Options, n int, bench func(t *testing.T) *drivertest.Bench, on func(b *drivertest.Bench, n int, w, r []byte)) ([]drivers.Reading, error) {
+	t.Helper()
+	return Read(t, o, n, func(t *testing.T) drivers.Env {
+		b := bench(t)
+		b.Env.I2C = &Tap{Bus: b.Env.I2C, On: func(n int, w, r []byte) { on(b, n, w, r) }}
+		return b.Env
+	})
+}
+
+// Fill makes all that was read one level: what a bus gives that nothing drives.
+func Fill(r []byte, level byte) {
+	for i := range r {
+		r[i] = level
+	}
+}
+
+// OtherChip sees that another chip at the address, to which an exchange changes, gives no reading.
+func OtherChip(t *testing.T, o drivers.Options, bench func(t *testing.T) *drivertest.Bench) {
+	t.Helper()
+	got, err := Read(t, o, 1, func(t *testing.T) drivers.Env {
+		b := bench(t)
+		b.Exchange()
+		return b.Env
+	})
+	require.Error(t, err)
+	require.Empty(t, got)
+}
+
+// Climate sees that temperature and humidity are read as they are, over the range of Sensirion's sensors.
+func Climate(t *testing.T, o drivers.Options, bench func(celsius, rh float64) func(t *testing.T) *drivertest.Bench) {
+	t.Helper()
+	for _, v := range [][2]float64{{-40, 0}, {0, 50}, {21.4, 45.67}, {125, 100}} {
+		got, err := Read(t, o, 1, func(t *testing.T) drivers.Env { return bench(v[0], v[1])(t).Env })
+		require.NoError(t, err)
+		require.InDelta(t, v[0], got[0].Value, 0.01)
+		require.InDelta(t, v[1], got[1].Value, 0.01)
+	}
+}
