@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +24,7 @@ import (
 	"periph.io/x/conn/v3/spi"
 
 	"homeward/drivers"
+	"homeward/drivers/chip"
 )
 
 // Factory is the driver as the list of drivers names it.
@@ -36,31 +36,22 @@ var Factory = drivers.Factory{
 
 // Options is the configuration of one chip.
 type Options struct {
-	BusName      string    `yaml:"bus" doc:"/dev/i2c-N, /dev/spidevB.C or sim:NAME"`
-	Address      *int      `yaml:"address,omitempty" doc:"I2C address, 0x76 (default) or 0x77"`
-	Interface    string    `yaml:"interface,omitempty" doc:"i2c or spi; default: what the bus's name says, i2c for sim:"`
-	Oversampling *int      `yaml:"oversampling,omitempty" doc:"measurements that are averaged in the chip: 1 (default), 2, 4, 8 or 16"`
-	Chans        []Channel `yaml:"channels,omitempty" doc:"which quantities, and how each is recorded; default: all that the chip has"`
+	BusName      string            `yaml:"bus" doc:"/dev/i2c-N, /dev/spidevB.C or sim:NAME"`
+	Address      *int              `yaml:"address,omitempty" doc:"I2C address, 0x76 (default) or 0x77"`
+	Interface    string            `yaml:"interface,omitempty" doc:"i2c or spi; default: what the bus's name says, i2c for sim:"`
+	Oversampling *int              `yaml:"oversampling,omitempty" doc:"measurements that are averaged in the chip: 1 (default), 2, 4, 8 or 16"`
+	Chans        []drivers.Channel `yaml:"channels,omitempty" doc:"temperature (Cel), humidity (%RH, BME280 only) and pressure (Pa), and how each is recorded; default: all that the chip has"`
 
 	bmp  bool
 	kind drivers.BusKind
 	osrs byte
 }
 
-// Channel is one quantity: its name is temperature (Cel), humidity (%RH) or pressure (Pa).
-type Channel struct {
-	drivers.Channel `yaml:",inline"`
-}
-
 // quantities in the order of recording, with unit and operating range (BST-BME280-DS002 §1.1, tables 1 to 3).
-var quantities = []struct {
-	name     string
-	unit     drivers.Unit
-	min, max float64
-}{
-	{"temperature", "Cel", -40, 85},
-	{"humidity", "%RH", 0, 100},
-	{"pressure", "Pa", 30000, 110000},
+var quantities = []chip.Quantity{
+	{Name: "temperature", Unit: "Cel", Min: -40, Max: 85},
+	{Name: "humidity", Unit: "%RH", Min: 0, Max: 100},
+	{Name: "pressure", Unit: "Pa", Min: 30000, Max: 110000},
 }
 
 // Check implements [drivers.Options].
@@ -109,46 +100,11 @@ func (o *Options) Check() (faults []drivers.Fault) {
 		}
 		o.osrs = byte(i + 1)
 	}
-	if len(o.Chans) == 0 {
-		for _, q := range quantities {
-			if q.name != "humidity" || !o.bmp {
-				o.Chans = append(o.Chans, Channel{drivers.Channel{Name: q.name}})
-			}
-		}
+	measured := quantities
+	if o.bmp {
+		measured = slices.DeleteFunc(slices.Clone(measured), func(q chip.Quantity) bool { return q.Name == "humidity" })
 	}
-	for i := range o.Chans {
-		c := &o.Chans[i]
-		known := "temperature, humidity or pressure"
-		if o.bmp {
-			known = "temperature or pressure: a BMP280 measures no humidity"
-		}
-		j := o.quantity(c.Name)
-		if j < 0 {
-			fault(fmt.Sprintf("channels[%d].name", i), c.Name, known)
-			continue // its unit cannot be known
-		}
-		q := quantities[j]
-		if c.Unit != nil && *c.Unit != q.unit {
-			fault(fmt.Sprintf("channels[%d].unit", i), string(*c.Unit), string(q.unit)+": this driver gives no other")
-		}
-		c.Unit = &q.unit
-		if c.Min == nil {
-			c.Min = &q.min
-		}
-		if c.Max == nil {
-			c.Max = &q.max
-		}
-	}
-	return faults
-}
-
-func (o *Options) quantity(name string) int {
-	for j, q := range quantities {
-		if q.name == name && (name != "humidity" || !o.bmp) {
-			return j
-		}
-	}
-	return -1
+	return append(faults, chip.CheckChannels(&o.Chans, measured)...)
 }
 
 // Bus implements [drivers.Options].
@@ -156,11 +112,7 @@ func (o *Options) Bus() drivers.Bus { return drivers.Bus{Kind: o.kind, Name: o.B
 
 // Channels implements [drivers.Options].
 func (o *Options) Channels() []drivers.Channel {
-	out := make([]drivers.Channel, len(o.Chans))
-	for i, c := range o.Chans {
-		out[i] = c.Channel
-	}
-	return out
+	return slices.Clone(o.Chans)
 }
 
 // The registers (BST-BME280-DS002 §5.3, table 18).
@@ -388,31 +340,29 @@ func (d *Dev) convert(data []byte) ([]drivers.Reading, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: the calibration gives no pressure", drivers.ErrCheck)
 	}
-	values := map[string]float64{"temperature": float64(centi) / 100, "pressure": round2(float64(pa256) / 256)}
+	// Hundredths are near what the chip resolves (0.01 Cel, 0.008 %RH, 0.18 Pa).
+	values := map[string]float64{"temperature": float64(centi) / 100, "pressure": chip.Round(float64(pa256)/256, 2)}
 	if !d.opts.bmp {
 		h16 := int32(data[6])<<8 | int32(data[7])
 		if h16 == 0 || h16 == 0xFFFF {
 			return nil, fmt.Errorf("%w: raw humidity %#x", drivers.ErrCheck, h16)
 		}
-		values["humidity"] = round2(float64(d.calib.humidity(h16, fine)) / 1024)
+		values["humidity"] = chip.Round(float64(d.calib.humidity(h16, fine))/1024, 2)
 	}
 	var out []drivers.Reading
 	var errs []error
 	for _, c := range d.opts.Chans {
 		v := values[c.Name]
 		// Far outside of what the chip can measure it is a broken chip, not a suspect value.
-		if q := quantities[d.opts.quantity(c.Name)]; v < q.min-(q.max-q.min) || v > q.max+(q.max-q.min) {
-			errs = append(errs, fmt.Errorf("%w: %s %g %s cannot be measured by this chip", drivers.ErrCheck, c.Name, v, q.unit))
+		q := quantities[slices.IndexFunc(quantities, func(q chip.Quantity) bool { return q.Name == c.Name })]
+		if v < q.Min-(q.Max-q.Min) || v > q.Max+(q.Max-q.Min) {
+			errs = append(errs, fmt.Errorf("%w: %s %g %s cannot be measured by this chip", drivers.ErrCheck, c.Name, v, q.Unit))
 			continue
 		}
 		out = append(out, drivers.Reading{Channel: c.Name, Value: v, Unit: *c.Unit})
 	}
 	return out, errors.Join(errs...)
 }
-
-// round2 rounds to hundredths, near what the chip resolves (0.01 Cel, 0.008 %RH, 0.18 Pa), so that
-// no noise digits are kept and paid for.
-func round2(v float64) float64 { return math.Round(v*100) / 100 }
 
 // Close implements [drivers.Sensor]: the chip sleeps by itself after each measurement.
 func (d *Dev) Close() error { return nil }

@@ -281,7 +281,7 @@ func TestRangesAndChannels(t *testing.T) {
 	low := 10.0
 	for _, kind := range []string{"i2c", "spi"} {
 		o := options("bme280", kind)().(*Options)
-		o.Chans = []Channel{{drivers.Channel{Name: "pressure"}}, {drivers.Channel{Name: "temperature", Min: &low}}}
+		o.Chans = []drivers.Channel{{Name: "pressure"}, {Name: "temperature", Min: &low}}
 		require.Empty(t, o.Check())
 		require.Empty(t, o.Check())
 		c := o.Channels()
@@ -304,7 +304,7 @@ func TestCheckNamesMistakes(t *testing.T) {
 	drivertest.Mistakes(t, "interface", &Options{BusName: "/dev/thing"}, &Options{BusName: "/dev/i2c-1", Interface: "usb"},
 		&Options{BusName: "/dev/i2c-1", Interface: "spi"}, &Options{BusName: "/dev/spidev0.0", Interface: "i2c"})
 	drivertest.Mistakes(t, "oversampling", &Options{BusName: "/dev/i2c-1", Oversampling: new(3)})
-	drivertest.Mistakes(t, "channels[0].name", &Options{BusName: "/dev/i2c-1", Chans: []Channel{{drivers.Channel{Name: "temperatur"}}}},
-		&Options{BusName: "/dev/i2c-1", bmp: true, Chans: []Channel{{drivers.Channel{Name: "humidity"}}}})
-	drivertest.Mistakes(t, "channels[0].unit", &Options{BusName: "/dev/i2c-1", Chans: []Channel{{drivers.Channel{Name: "pressure", Unit: new(drivers.Unit("F"))}}}})
+	drivertest.Mistakes(t, "channels[0].name", &Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "temperatur"}}},
+		&Options{BusName: "/dev/i2c-1", bmp: true, Chans: []drivers.Channel{{Name: "humidity"}}})
+	drivertest.Mistakes(t, "channels[0].unit", &Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "pressure", Unit: new(drivers.Unit("F"))}}})
 }

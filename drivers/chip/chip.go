@@ -13,7 +13,8 @@
 //			o.CheckChannels(quantities)...)
 //	}
 //
-// and ends its reading with [Options.Pick]. A driver with other channels than fixed quantities uses [CheckI2C] alone.
+// and ends its reading with [Options.Pick]. A driver with other channels than fixed quantities uses [CheckI2C] alone, one on another
+// bus [CheckChannels] alone.
 //
 // It promises that a word whose checksum is wrong is never given. It loses nothing.
 package chip
@@ -59,15 +60,20 @@ func CheckI2C(bus string, address **int, want string, allowed ...int) (faults []
 	return faults
 }
 
-// CheckChannels checks the channels against what the chip measures, and fills in: without any, all of them; unit and range.
-func (o *Options) CheckChannels(quantities []Quantity) (faults []drivers.Fault) {
-	if len(o.Chans) == 0 {
+// CheckChannels is the function of that name on the options' channels.
+func (o *Options) CheckChannels(quantities []Quantity) []drivers.Fault {
+	return CheckChannels(&o.Chans, quantities)
+}
+
+// CheckChannels checks channels against what the chip measures, and fills in: without any, all of them; unit and range.
+func CheckChannels(channels *[]drivers.Channel, quantities []Quantity) (faults []drivers.Fault) {
+	if len(*channels) == 0 {
 		for _, q := range quantities {
-			o.Chans = append(o.Chans, drivers.Channel{Name: q.Name})
+			*channels = append(*channels, drivers.Channel{Name: q.Name})
 		}
 	}
-	for i := range o.Chans {
-		c := &o.Chans[i]
+	for i := range *channels {
+		c := &(*channels)[i]
 		j := slices.IndexFunc(quantities, func(q Quantity) bool { return q.Name == c.Name })
 		if j < 0 {
 			faults = append(faults, drivers.Fault{Path: fmt.Sprintf("channels[%d].name", i), Bad: c.Name, Want: names(quantities)})

@@ -51,10 +51,7 @@ func (o *Options) Check() (faults []drivers.Fault) {
 	if o.ID != "" && !idForm.MatchString(o.ID) {
 		faults = append(faults, drivers.Fault{Path: "id", Bad: o.ID, Want: "28- and twelve hexadecimal digits in lower case, as ls /sys/bus/w1/devices shows them"})
 	}
-	c := chip.Options{Chans: o.Chans}
-	faults = append(faults, c.CheckChannels(quantities)...)
-	o.Chans = c.Chans
-	return faults
+	return append(faults, chip.CheckChannels(&o.Chans, quantities)...)
 }
 
 // Bus implements [drivers.Options].

@@ -45,10 +45,7 @@ func (o *Options) Check() (faults []drivers.Fault) {
 	case strings.Contains(o.BusName, "i2c"):
 		faults = append(faults, drivers.Fault{Path: "bus", Bad: o.BusName, Want: "an SPI device, such as /dev/spidev0.0"})
 	}
-	c := chip.Options{Chans: o.Chans}
-	faults = append(faults, c.CheckChannels(quantities)...)
-	o.Chans = c.Chans
-	return faults
+	return append(faults, chip.CheckChannels(&o.Chans, quantities)...)
 }
 
 // Bus implements [drivers.Options].
