@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"homeward/drivers"
@@ -43,8 +45,16 @@ type ModbusOptions struct {
 func Modbus(ctx context.Context, o Options, m ModbusOptions) (*Units, error) {
 	o.defaults()
 	u := &Units{Port: m.Port, Lines: []string{}, Found: []Unit{}}
+	file := "" // where the port's name leads to: the agent may know it by another
+	switch {
+	case strings.HasPrefix(m.Port, "/"):
+		file, _ = filepath.EvalSymlinks(o.path(m.Port)) // missing: opening it says so
+	case o.SimPath != nil:
+		file, _ = o.SimPath(ctx, m.Port)
+		file, _ = filepath.EvalSymlinks(file)
+	}
 	for _, x := range o.Owned {
-		if x.Bus == m.Port {
+		if x.Bus == m.Port || file != "" && o.same(x.Bus, file) {
 			return u, fmt.Errorf("scan: port %s belongs to the running agent (sensor %s): stop it first, or disable the sensor", m.Port, x.Sensor)
 		}
 	}

@@ -3,21 +3,49 @@ package scan
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"homeward/drivers"
+	"homeward/drivers/max31855"
 )
 
-// spi lists the devices that the kernel gives programs a file for. None is opened.
-func (o *Options) spi(r *Result, simulated []drivers.Bus) {
+// spiChips are the drivers of chips on SPI, with what an item must say beside name and bus.
+var spiChips = []struct{ driver, rest string }{
+	{"mcp3008", "channels: [{name: input0, input: 0, unit: V}]"},
+	{"mcp3208", "channels: [{name: input0, input: 0, unit: V}]"},
+	{"max31855", ""},
+}
+
+// spi lists the devices that the kernel gives programs a file for. None is opened but those that AskSPI names.
+func (o *Options) spi(ctx context.Context, r *Result, simulated []drivers.Bus) {
 	add := func(name, path string) {
-		if !o.wanted(name) {
+		if !o.wanted(name) && !slices.Contains(o.AskSPI, name) {
 			return
 		}
-		d := Device{Name: name, Users: o.users(path, name), Note: "SPI tells nothing of what is connected"}
-		d.Config = snippet("spi"+strings.NewReplacer(":", "", "/", "", ".", "-").Replace(strings.TrimPrefix(strings.TrimPrefix(name, "/dev/spidev"), "sim:spi")), "mcp3008", "bus", name, "channels: [{name: input0, input: 0, unit: V}]")
+		d := Device{Name: name, Users: o.users(path, name)}
+		item := func(driver, rest string) string {
+			n := "spi" + strings.NewReplacer(":", "", "/", "", ".", "-").Replace(strings.TrimPrefix(strings.TrimPrefix(name, "/dev/spidev"), "sim:spi"))
+			if rest == "" {
+				return snippet(n, driver, "bus", name)
+			}
+			return snippet(n, driver, "bus", name, rest)
+		}
+		d.Note = "SPI tells nothing of what is connected: take the item of the chip that is"
+		if slices.Contains(o.AskSPI, name) {
+			d.Chip, d.Note = o.askSPI(ctx, name, len(d.Users) > 0)
+		}
+		for _, c := range spiChips {
+			switch d.Chip {
+			case "":
+				d.Choices = append(d.Choices, Choice{c.driver, item(c.driver, c.rest)})
+			case c.driver:
+				d.Config = item(c.driver, c.rest)
+			}
+		}
 		r.SPI = append(r.SPI, d)
 	}
 	for _, p := range o.glob("/dev/spidev*") {
@@ -28,6 +56,39 @@ func (o *Options) spi(r *Result, simulated []drivers.Bus) {
 			add(b.Name, "")
 		}
 	}
+}
+
+// askSPI reads two words and sees whether they can be a MAX31855's: it has no identity, but reserved bits, a fault bit that agrees with
+// its causes, and temperatures that exist, in both words.
+func (o *Options) askSPI(ctx context.Context, name string, used bool) (chip, note string) {
+	if used {
+		return "", "in use, so it was not asked"
+	}
+	o.Step(name)
+	h, err := o.Open(ctx, drivers.Bus{Kind: drivers.SPI, Name: name})
+	if err != nil {
+		return "", err.Error()
+	}
+	defer h.Close()
+	c := max31855.Options{BusName: name}
+	_ = c.Check() // fills in the channels
+	s, err := c.Open(ctx, drivers.Env{SPI: h.SPI})
+	if err != nil {
+		return "", "asked, it is no MAX31855, or has no power: " + err.Error()
+	}
+	defer s.Close()
+	readings, err := s.Read(ctx)
+	if len(readings) == 0 {
+		return "", "asked, it is no MAX31855: " + err.Error()
+	}
+	var says []string
+	for _, x := range readings {
+		says = append(says, fmt.Sprintf("%s %g %s", x.Channel, x.Value, x.Unit))
+	}
+	if err != nil { // the thermocouple is broken
+		says = append(says, err.Error())
+	}
+	return "max31855", "probably, by the form of its answer: " + strings.Join(says, ", ")
 }
 
 // w1Families are the thermometers that the kernel's w1_therm reads, by family code (Documentation/w1/slaves/w1_therm.rst).

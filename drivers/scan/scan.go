@@ -6,7 +6,9 @@
 //   - Serial ports are listed from /sys and /dev and never opened (opening one moves its modem lines, which
 //     resets some boards). Only [Modbus] opens one, on request, and refuses one that another process holds.
 //   - SPI devices and 1-Wire devices are listed by the files that the kernel made for them. SPI has no addresses and
-//     no acknowledgement: there is no question that means the same to every chip.
+//     no acknowledgement: there is no question that means the same to every chip, and even to read is to write as many bits, which
+//     a shift register puts out on its pins and a D/A converter on its output. Only one that [Options].Ask names is
+//     read from, with zeros, to see whether the word is one of a MAX31855.
 //   - A bus that the running agent owns ([Options].Owned), or that any process has open, is not touched; what the
 //     agent has there is listed in place of it. Addresses that a driver of the kernel serves are not touched.
 //   - On I2C an address is first only read from, without a write: nothing but a finished conversion, or an entry of a
@@ -68,6 +70,7 @@ type Options struct {
 	Root    string // what /dev and /sys are below; "": the root
 	Buses   []string
 	Ask     []uint16 // I2C addresses at which a known chip may be asked although another could sit there that takes the question for an order
+	AskSPI  []string // SPI devices that may be asked although another chip could take the question for an order
 	Owned   []Owned  // what a running agent has open
 	Agent   int      // its process id; 0: none runs
 	Open    func(context.Context, drivers.Bus) (*hostbus.Handle, error)
@@ -126,6 +129,14 @@ type Device struct {
 	Users  []User `json:"users,omitempty"`
 	Note   string `json:"note,omitempty"`
 	Config string `json:"config,omitempty"` // an item below sensors:
+	// Choices are items of which one is right, where it cannot be told what is connected.
+	Choices []Choice `json:"choices,omitempty"`
+}
+
+// Choice is a driver that may be the right one.
+type Choice struct {
+	Driver string `json:"driver"`
+	Config string `json:"config"` // an item below sensors:
 }
 
 // Scan looks at everything but Modbus. The error is that of ctx; what could not be looked at is in the notes.
@@ -141,9 +152,9 @@ func Scan(ctx context.Context, o Options) (*Result, error) {
 	}
 	o.serial(ctx, r, simulated)
 	o.i2c(ctx, r, simulated)
-	o.spi(r, simulated)
+	o.spi(ctx, r, simulated)
 	o.w1(ctx, r, simulated)
-	for _, b := range o.Buses {
+	for _, b := range append(slices.Clone(o.Buses), o.AskSPI...) {
 		if !r.has(b) {
 			r.Notes = append(r.Notes, fmt.Sprintf("%s: no such port or bus here", b))
 		}

@@ -76,7 +76,7 @@ func siteOf(w *sim.World) Options {
 		Open: func(_ context.Context, b drivers.Bus) (*hostbus.Handle, error) {
 			o, err := w.Open(b)
 			h := hostbus.NewHandle(o.Close)
-			h.I2C = o.I2C
+			h.I2C, h.SPI = o.I2C, o.SPI
 			return h, err
 		},
 	}
@@ -258,6 +258,79 @@ func TestOwned(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "cellar", r.I2C[0].Users[0].Sensor)
 	require.Equal(t, "in use, so it was not touched", r.I2C[0].Note)
+}
+
+// answering is a chip on SPI that answers with these bytes, and remembers what was sent to it.
+type answering struct {
+	answer []byte
+	sent   []byte
+}
+
+func (c *answering) SPI(w []byte) []byte {
+	c.sent = append(c.sent, w...)
+	r := make([]byte, len(w))
+	copy(r, c.answer)
+	return r
+}
+func (c *answering) Reset() {}
+
+// TestSPI: an SPI device is asked only when it is named and nobody has it, and then with zeros; a MAX31855 is known by its
+// answer, with a broken thermocouple too, and nothing else is taken for one.
+func TestSPI(t *testing.T) {
+	w := &sim.World{}
+	broken := sim.NewMAX31855(w, "x", nil, nil)
+	broken.Fault = 1
+	chips := map[string]struct {
+		chip sim.SPIChip
+		want string
+		note string
+	}{
+		"good":    {sim.NewMAX31855(w, "x", nil, nil), "max31855", "temperature 200 Cel, junction 25 Cel"},
+		"broken":  {broken, "max31855", "junction 25 Cel, max31855: the answer failed its check: OC: the thermocouple is open"},
+		"adc":     {sim.NewMCP3008(w, "x", 3.3, [8]func(time.Time) float64{}), "", "no MAX31855"},
+		"nobody":  {&answering{}, "", "no MAX31855"},
+		"pulled":  {&answering{answer: []byte{0xFF, 0xFF, 0xFF, 0xFF}}, "", "no MAX31855"},
+		"letters": {&answering{answer: []byte("spi!")}, "", "no MAX31855"},
+	}
+	for name, c := range chips {
+		w.AddSPI(name, c.chip)
+	}
+	r, err := Scan(t.Context(), siteOf(w))
+	require.NoError(t, err)
+	require.Len(t, r.SPI, len(chips))
+	for _, d := range r.SPI {
+		require.Empty(t, d.Chip+d.Config)
+		require.Len(t, d.Choices, 3)
+	}
+	require.Empty(t, chips["nobody"].chip.(*answering).sent, "not named, not asked")
+	for name, c := range chips {
+		o := siteOf(w)
+		o.AskSPI = []string{"sim:" + name}
+		r, err := Scan(t.Context(), o)
+		require.NoError(t, err)
+		for _, d := range r.SPI {
+			if d.Name != "sim:"+name {
+				require.Empty(t, d.Chip)
+				continue
+			}
+			require.Equal(t, c.want, d.Chip, d.Note)
+			require.Contains(t, d.Note, c.note)
+			require.Equal(t, c.want != "", d.Config != "" && len(d.Choices) == 0)
+		}
+		if a, ok := c.chip.(*answering); ok {
+			require.Equal(t, make([]byte, len(a.sent)), a.sent, "zeros")
+			require.NotEmpty(t, a.sent)
+			a.sent = nil
+		}
+		o.Owned = []Owned{{Bus: "sim:" + name, Sensor: "tank"}}
+		o.Open = func(context.Context, drivers.Bus) (*hostbus.Handle, error) {
+			t.Error("opened")
+			return nil, drivers.ErrGone
+		}
+		r, err = Scan(t.Context(), o)
+		require.NoError(t, err)
+		require.Contains(t, r.SPI[slices.IndexFunc(r.SPI, func(d Device) bool { return d.Name == "sim:"+name })].Note, "in use")
+	}
 }
 
 // TestTree looks at a machine made of files: adapters, empty 8250 ports, a screen's bus, a chip of the kernel's.

@@ -40,7 +40,7 @@ and Ctrl-C ends it.`,
 	path := configFlag(cmd)
 	state := cmd.Flags().String("state", "", "state folder of the gateway that may be running (default: that of the configuration)")
 	buses := cmd.Flags().StringSlice("bus", nil, "look at these ports and buses alone")
-	ask := cmd.Flags().StringSlice("ask", nil, "I2C addresses to ask although another chip could take the question for an order")
+	ask := cmd.Flags().StringSlice("ask", nil, "I2C addresses and SPI devices to ask although another chip could take the question for an order")
 	port := cmd.Flags().String("modbus", "", "serial port on which to look for Modbus units, and nothing else")
 	lines := cmd.Flags().StringSlice("line", []string{"19200-8E1", "9600-8N1"}, "with --modbus: line settings to try")
 	units := cmd.Flags().String("units", "1-247", "with --modbus: units to ask")
@@ -50,9 +50,13 @@ and Ctrl-C ends it.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o := scan.Options{Buses: *buses}
 		for _, a := range *ask {
+			if strings.HasPrefix(a, "/") || strings.HasPrefix(a, sim.Prefix) {
+				o.AskSPI = append(o.AskSPI, a)
+				continue
+			}
 			n, err := strconv.ParseUint(a, 0, 7)
 			if err != nil {
-				return usageError{fmt.Errorf("--ask %q: want I2C addresses such as 0x48", a)}
+				return usageError{fmt.Errorf("--ask %q: want I2C addresses such as 0x48, or SPI devices such as /dev/spidev0.0", a)}
 			}
 			o.Ask = append(o.Ask, uint16(n))
 		}
@@ -238,6 +242,9 @@ func printScan(w io.Writer, r *scan.Result) error {
 			users(x.Users)
 			more("note", x.Note)
 			more("config", x.Config)
+			for _, c := range x.Choices {
+				more(c.Driver, c.Config)
+			}
 		}
 	}
 	for _, n := range r.Notes {

@@ -7,15 +7,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"homeward/agent/config"
+	"homeward/agent"
 	"homeward/drivers"
-	"homeward/drivers/all"
 	"homeward/drivers/scan"
 	"homeward/drivers/sim"
 )
@@ -75,8 +75,16 @@ func TestScanSimulated(t *testing.T) {
 		items = append(items, p.Config)
 	}
 	for _, p := range r.SPI {
-		items = append(items, p.Config)
+		require.Len(t, p.Choices, 3)
+		for _, c := range p.Choices {
+			items = append(items, c.Config)
+		}
 	}
+	var asked scan.Result
+	run(&asked, "--bus", "sim:max31855", "--ask", "sim:max31855,0x48")
+	require.Len(t, asked.SPI, 1)
+	require.Equal(t, "max31855", asked.SPI[0].Chip)
+	items = append(items, asked.SPI[0].Config)
 	for _, p := range r.W1 {
 		require.NotEmpty(t, p.Config)
 		items = append(items, p.Config)
@@ -89,13 +97,24 @@ func TestScanSimulated(t *testing.T) {
 	for _, u := range units.Found {
 		items = append(items, u.Config)
 	}
+	read := 0
 	for i, item := range items { // each alone: one port may not be used at two settings
-		text := fmt.Sprintf("gateway: gw\nstate: /tmp/x\nhome: {organization: a, project: b, product: c, url: \"mqtt://h\"}\nsensors:\n  %s\n", item)
+		text := fmt.Sprintf("gateway: gw\nstate: %s\nhome: {organization: a, project: b, product: c, url: \"mqtt://h\"}\nsensors:\n  %s\n", t.TempDir(), item)
 		path := filepath.Join(t.TempDir(), fmt.Sprintf("%d.yaml", i))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		_, err := config.Load(path, all.Factories)
-		require.NoError(t, err, item)
+		var out, errs bytes.Buffer
+		code := Main([]string{"check", "--offline", "--json", "--config", path}, strings.NewReader(""), &out, &errs)
+		require.NotEqual(t, ExitUsage, code, "%s: %s", item, &errs)
+		var lines []agent.Line
+		require.NoError(t, json.Unmarshal(out.Bytes(), &lines))
+		require.Equal(t, []string{"configuration", "ok"}, []string{lines[0].Name, lines[0].Result}, "%s: %s", item, lines[0].Text)
+		i := slices.IndexFunc(lines, func(l agent.Line) bool { return strings.HasPrefix(l.Name, "sensor ") })
+		require.GreaterOrEqual(t, i, 0)
+		if lines[i].Result == "ok" {
+			read++
+		}
 	}
+	require.GreaterOrEqual(t, read, named+3, "what was told by its identity is read, and so are the unit that answers, the thermometer and the thermocouple")
 }
 
 // TestScanModbusStops: Ctrl-C ends a search at once, with what was found till then; a port of the running agent is refused.
