@@ -115,60 +115,75 @@ func genPoll(t *rapid.T, label string) Poll {
 	return p
 }
 
-// TestNeverOverTheLimitAndNothingLost: whatever is added, the payload is within its limit, its size is what
-// Size says, a refused poll would have been too much, and every reading comes back.
+// filled is a payload of a format with polls and gap records in it, and what it took, in order. Whatever is added, it sees what all
+// writers promise: the payload is within its limit, its size is what Size says, and a refused poll changes nothing and would have been too much.
+func filled(t *rapid.T, format string, poll func(*rapid.T) Poll) (payload []byte, took Payload) {
+	limit := rapid.IntRange(100, 2000).Draw(t, "limit")
+	took.Header = Header{Gateway: "gw", Epoch: rapid.Uint32().Draw(t, "epoch"), First: rapid.Uint64Range(1, 1e15).Draw(t, "first")}
+	var taken []func(Writer) bool
+	again := func(limit int) Writer { // one that has taken the same
+		w := New(format, took.Header, limit)
+		for _, add := range taken {
+			require.True(t, add(w))
+		}
+		return w
+	}
+	w := again(limit)
+	for range rapid.IntRange(0, 40).Draw(t, "steps") {
+		if rapid.IntRange(0, 9).Draw(t, "what") == 0 {
+			g := Gap{N: rapid.Uint64().Draw(t, "n"), TTo: 5, Reason: "evicted"}
+			if w.AddGap(g) {
+				took.Gaps = append(took.Gaps, g)
+				taken = append(taken, func(w Writer) bool { return w.AddGap(g) })
+			}
+			continue
+		}
+		p := poll(t)
+		before, full := w.Bytes(), w.Full()
+		n := len(p.Readings)
+		if w.Add(p) {
+			require.False(t, full, "added to a full one")
+		} else {
+			require.Equal(t, before, w.Bytes(), "a refused poll changes nothing")
+			wide := again(1e9)
+			require.True(t, wide.Add(p))
+			require.Greater(t, wide.Size(), limit, "it would not have fitted")
+			n = 0
+			if rapid.Bool().Draw(t, "part") {
+				n = w.AddPart(p)
+				require.Less(t, n, len(p.Readings))
+				require.False(t, again(limit).Add(Poll{p.Time, p.Readings[:n+1]}), "one more would not have fitted")
+			}
+		}
+		if n > 0 {
+			taken = append(taken, func(w Writer) bool { return w.Add(Poll{p.Time, p.Readings[:n]}) })
+		}
+		for _, x := range p.Readings[:n] {
+			took.Readings = append(took.Readings, Reading{
+				Seq: took.First + uint64(len(took.Readings)), TimeMS: p.Time, Channel: x.Channel, Value: x.Value, Unit: x.Unit, Quality: x.Quality,
+			})
+		}
+		require.Equal(t, len(w.Bytes()), w.Size())
+		require.Equal(t, len(took.Readings), w.Len())
+	}
+	if len(took.Readings)+len(took.Gaps) > 0 {
+		require.LessOrEqual(t, w.Size(), limit)
+	}
+	return w.Bytes(), took
+}
+
+// TestNeverOverTheLimitAndNothingLost: every reading comes back, in rows grouped by channels.
 func TestNeverOverTheLimitAndNothingLost(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		limit := rapid.IntRange(100, 2000).Draw(t, "limit")
-		h := Header{Gateway: "gw", Epoch: rapid.Uint32().Draw(t, "epoch"), First: rapid.Uint64Range(1, 1e15).Draw(t, "first")}
-		r := NewRows(h, limit)
-		var in []Reading
-		var gaps []Gap
-		for range rapid.IntRange(0, 40).Draw(t, "steps") {
-			if rapid.IntRange(0, 9).Draw(t, "what") == 0 {
-				g := Gap{N: rapid.Uint64().Draw(t, "n"), TTo: 5, Reason: "evicted"}
-				if r.AddGap(g) {
-					gaps = append(gaps, g)
-				}
-				continue
-			}
-			p := genPoll(t, "channels")
-			before, full := r.Bytes(), r.Full()
-			n := len(p.Readings)
-			added := r.Add(p)
-			require.False(t, added && full, "added to a full one")
-			if !added {
-				if rapid.Bool().Draw(t, "part") {
-					longer := r.clone()
-					n = r.AddPart(p)
-					require.Less(t, n, len(p.Readings))
-					require.False(t, longer.Add(Poll{p.Time, p.Readings[:n+1]}), "one more would not have fitted")
-				} else {
-					n = 0
-					require.Equal(t, before, r.Bytes(), "a refused poll changes nothing")
-					wide := *r.clone()
-					wide.max = math.MaxInt
-					require.True(t, wide.Add(p))
-					require.Greater(t, len(wide.Bytes()), limit, "it would not have fitted")
-				}
-			}
-			for _, x := range p.Readings[:n] {
-				in = append(in, Reading{TimeMS: p.Time, Channel: x.Channel, Value: x.Value, Unit: x.Unit, Quality: x.Quality})
-			}
-			require.Equal(t, len(r.Bytes()), r.Size())
-			require.Equal(t, len(in), r.Len())
-		}
-		if len(in)+len(gaps) > 0 {
-			require.LessOrEqual(t, r.Size(), limit)
-		}
-		out, err := Decode(r.Bytes())
+		payload, took := filled(t, FormatRows, func(t *rapid.T) Poll { return genPoll(t, "channels") })
+		out, err := Decode(payload)
 		require.NoError(t, err)
-		require.Equal(t, h, out.Header)
-		require.Equal(t, gaps, out.Gaps)
+		require.Equal(t, took.Header, out.Header)
+		require.Equal(t, took.Gaps, out.Gaps)
 		for i := range out.Readings {
-			require.Equal(t, h.First+uint64(i), out.Readings[i].Seq)
+			require.Equal(t, took.First+uint64(i), out.Readings[i].Seq)
 		}
-		require.Equal(t, byChannel(in), byChannel(out.Readings), "each channel's readings in the order in which they were added")
+		require.Equal(t, byChannel(took.Readings), byChannel(out.Readings), "each channel's readings in the order in which they were added")
 	})
 }
 

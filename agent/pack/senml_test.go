@@ -152,59 +152,31 @@ func withoutSeq(lines string) (out []string) {
 	return out
 }
 
-// TestSenMLWithinItsLimit: as for rows, and everything is there in the order in which it was added; and whoever knows the
+// TestSenMLWithinItsLimit: everything is there in the order in which it was added; and whoever knows the
 // standard alone reads names, units, values and times.
 func TestSenMLWithinItsLimit(t *testing.T) {
 	names := []string{"a/x", "a/y", "room-1/flow.2", "b/1", "b/2_c"}
+	poll := func(t *rapid.T) Poll {
+		p := Poll{Time: rapid.Int64Range(-1e6, 1e6).Draw(t, "time") + rapid.SampledFrom([]int64{0, absoluteTime, 1.7e12}).Draw(t, "era")}
+		for range rapid.IntRange(1, 5).Draw(t, "channels") {
+			v := rapid.OneOf(rapid.Float64Range(-1000, 1000), rapid.Float64()).Draw(t, "value")
+			if drivers.CheckValue(v) != nil {
+				v = 0
+			}
+			p.Readings = append(p.Readings, drivers.Reading{Channel: rapid.SampledFrom(names).Draw(t, "name"), Value: v,
+				Unit:    drivers.Unit(rapid.SampledFrom([]string{"Cel", "kWh", ""}).Draw(t, "unit")),
+				Quality: drivers.Quality(rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3}).Draw(t, "quality"))})
+		}
+		return p
+	}
 	rapid.Check(t, func(t *rapid.T) {
-		limit := rapid.IntRange(100, 2000).Draw(t, "limit")
-		h := Header{Gateway: "gw", Epoch: rapid.Uint32().Draw(t, "epoch"), First: rapid.Uint64Range(1, 1e15).Draw(t, "first")}
-		var w Writer = New(FormatSenML, h, limit)
-		var in []Reading
-		var gaps []Gap
-		for range rapid.IntRange(0, 40).Draw(t, "steps") {
-			if rapid.IntRange(0, 9).Draw(t, "what") == 0 {
-				if g := (Gap{N: rapid.Uint64().Draw(t, "n"), TTo: 5, Reason: "evicted"}); w.AddGap(g) {
-					gaps = append(gaps, g)
-				}
-				continue
-			}
-			p := Poll{Time: rapid.Int64Range(-1e6, 1e6).Draw(t, "time") + rapid.SampledFrom([]int64{0, absoluteTime, 1.7e12}).Draw(t, "era")}
-			for range rapid.IntRange(1, 5).Draw(t, "channels") {
-				v := rapid.OneOf(rapid.Float64Range(-1000, 1000), rapid.Float64()).Draw(t, "value")
-				if drivers.CheckValue(v) != nil {
-					v = 0
-				}
-				p.Readings = append(p.Readings, drivers.Reading{Channel: rapid.SampledFrom(names).Draw(t, "name"), Value: v,
-					Unit:    drivers.Unit(rapid.SampledFrom([]string{"Cel", "kWh", ""}).Draw(t, "unit")),
-					Quality: drivers.Quality(rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3}).Draw(t, "quality"))})
-			}
-			before, full, n := w.Bytes(), w.Full(), len(p.Readings)
-			if !w.Add(p) {
-				require.Equal(t, before, w.Bytes(), "a refused poll changes nothing")
-				n = 0
-				if rapid.Bool().Draw(t, "part") {
-					n = w.AddPart(p)
-					require.Less(t, n, len(p.Readings))
-					require.False(t, w.Add(Poll{p.Time, p.Readings[n : n+1]}), "one more would not have fitted")
-				}
-			} else {
-				require.False(t, full, "added to a full one")
-			}
-			for _, x := range p.Readings[:n] {
-				in = append(in, Reading{Seq: h.First + uint64(len(in)), TimeMS: p.Time, Channel: x.Channel, Value: x.Value, Unit: x.Unit, Quality: x.Quality})
-			}
-			require.Equal(t, len(w.Bytes()), w.Size())
-			require.Equal(t, len(in), w.Len())
-		}
-		if len(in)+len(gaps) > 0 {
-			require.LessOrEqual(t, w.Size(), limit)
-		}
-		out, err := Decode(w.Bytes())
+		payload, took := filled(t, FormatSenML, poll)
+		out, err := Decode(payload)
 		require.NoError(t, err)
-		require.Equal(t, Payload{h, in, gaps}, out)
-		standard, err := ResolveSenML(w.Bytes())
+		require.Equal(t, took, out)
+		standard, err := ResolveSenML(payload)
 		require.NoError(t, err)
+		in := took.Readings
 		for _, r := range standard {
 			if r.Name == "gw/gap" {
 				require.Zero(t, r.Time, "about now")
