@@ -1,6 +1,7 @@
 // Command package writes the Debian package of the gateway: the files that scripts/install
-// stages and the maintainer scripts of configs/package, nothing of its own. It promises a
-// version that dpkg accepts and that no unfinished package has a package's name.
+// stages, the papers that Debian wants beside them and the maintainer scripts of
+// configs/package. It promises a version that dpkg accepts and that no
+// unfinished package has a package's name.
 package main
 
 import (
@@ -120,6 +121,10 @@ func build(source, out, describe, arch, program string) (path string, err error)
 	if text, err := run.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("scripts/install --stage: %w: %s", err, strings.TrimSpace(string(text)))
 	}
+	maintainer := packager(source)
+	if err := papers(stage, program, version, maintainer); err != nil {
+		return "", err
+	}
 	contents, err := staged(stage)
 	if err != nil {
 		return "", err
@@ -131,12 +136,13 @@ func build(source, out, describe, arch, program string) (path string, err error)
 		Version:         version,
 		VersionSchema:   "none", // as it is
 		Section:         "net",
-		Maintainer:      "Homeward maintainers <maintainers@homeward.invalid>",
+		Maintainer:      maintainer,
 		License:         "Apache-2.0",
 		Description:     "edge gateway agent\nReads instruments over serial lines, I2C and SPI, keeps every reading through\ncrashes and power cuts, and publishes them to an MQTT broker.",
 		DisableGlobbing: true,
 		Overridables: nfpm.Overridables{
-			Depends:  []string{"systemd", "default-dbus-system-bus | dbus-system-bus"}, // systemctl and systemd-sysusers, for postinst; the bus tells whether the clock is synchronised
+			// systemctl and systemd-sysusers, for postinst; the bus tells whether the clock is synchronised; the unit reloads with kill.
+			Depends:  []string{"systemd", "default-dbus-system-bus | dbus-system-bus", "procps"},
 			Contents: contents,
 			Scripts: nfpm.Scripts{
 				PostInstall: script("postinst"),

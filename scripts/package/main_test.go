@@ -4,8 +4,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/goreleaser/nfpm/v2/files"
 )
 
 func TestDebianVersion(t *testing.T) {
@@ -34,15 +37,15 @@ func TestDebianVersion(t *testing.T) {
 
 // The package holds what scripts/install stages, as root's, with the maintainer scripts.
 func TestBuild(t *testing.T) {
-	if _, err := exec.LookPath("dpkg-deb"); err != nil {
-		t.Skip("dpkg-deb is missing: install the package dpkg")
-	}
-	program := filepath.Join(t.TempDir(), "homeward")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\necho fake\n"), 0o755); err != nil {
+	need(t, "dpkg-deb", "dpkg")
+	program, err := os.Executable() // a program of Go, with modules
+	if err != nil {
 		t.Fatal(err)
 	}
 	const source = "../.."
 	out := t.TempDir()
+	t.Setenv("DEBFULLNAME", "A. Packager")
+	t.Setenv("DEBEMAIL", "a@example.org")
 	path, err := build(source, out, "v1.2.0-rc1", "amd64", program)
 	if err != nil {
 		t.Fatal(err)
@@ -54,14 +57,14 @@ func TestBuild(t *testing.T) {
 		t.Errorf("%d files beside the package: %v", len(left)-1, left)
 	}
 	for field, want := range map[string]string{
-		"Package": "homeward", "Version": "1.2.0~rc1", "Architecture": "amd64", "Depends": "systemd, default-dbus-system-bus | dbus-system-bus",
+		"Package": "homeward", "Version": "1.2.0~rc1", "Architecture": "amd64", "Maintainer": "A. Packager <a@example.org>", "Depends": "systemd, default-dbus-system-bus | dbus-system-bus, procps",
 	} {
 		if got := strings.TrimSpace(dpkgDeb(t, "-f", path, field)); got != want {
 			t.Errorf("%s: %q, want %q", field, got, want)
 		}
 	}
 
-	// What the package holds is compared with the staged folder, path and mode.
+	// What the package holds is compared with the staged folder, path and mode, and the papers.
 	stage := t.TempDir()
 	if text, err := exec.Command(source+"/scripts/install", "--stage", stage, program).CombinedOutput(); err != nil {
 		t.Fatalf("stage: %v: %s", err, text)
@@ -69,6 +72,14 @@ func TestBuild(t *testing.T) {
 	want, err := staged(stage)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for i, c := range want {
+		if strings.HasPrefix(c.Destination, "/usr/share/man/") {
+			want[i].Destination += ".gz"
+		}
+	}
+	for _, name := range []string{"doc/homeward/copyright", "doc/homeward/changelog.gz", "lintian/overrides/homeward"} {
+		want = append(want, &files.Content{Destination: "/usr/share/" + name})
 	}
 	listed := map[string]string{} // path: "mode owner/group"
 	for _, line := range strings.Split(dpkgDeb(t, "-c", path), "\n") {
@@ -92,6 +103,22 @@ func TestBuild(t *testing.T) {
 		if listed[must] == "" {
 			t.Errorf("%s: not in the package", must)
 		}
+	}
+
+	// The licences of the modules that the program holds are named, and their texts are there.
+	unpacked := t.TempDir()
+	dpkgDeb(t, "-x", path, unpacked)
+	copyright, err := os.ReadFile(filepath.Join(unpacked, doc, "copyright"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, must := range []string{"/usr/share/common-licenses/Apache-2.0", "==== Go (go", "==== github.com/goreleaser/nfpm/v2 v2.47.0: LICENSE", "Permission is hereby granted", "Redistribution and use in source and binary forms"} {
+		if !strings.Contains(string(copyright), must) {
+			t.Errorf("copyright: no %q", must)
+		}
+	}
+	if strings.Contains(string(copyright), "Grant of Copyright License") {
+		t.Error("copyright: repeats the Apache License, which Debian has")
 	}
 
 	control := t.TempDir()
@@ -121,6 +148,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"main", "amd64", "/bin/sh", `--version "main"`},
 		{"v1.0.0", "arm", "/bin/sh", `--arch "arm"`},
 		{"v1.0.0", "amd64", filepath.Join(out, "none"), "does not exist"},
+		{"v1.0.0", "amd64", "main.go", "want a program built by go build"},
 	} {
 		if _, err := build("../..", out, c.version, c.arch, c.program); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %s", c, err, c.want)
@@ -129,6 +157,91 @@ func TestBuildRefuses(t *testing.T) {
 	if left, _ := os.ReadDir(out); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
+}
+
+// Without $DEBEMAIL the package names who made the last commit, and without a history who made the package.
+func TestPackager(t *testing.T) {
+	t.Setenv("DEBFULLNAME", "")
+	t.Setenv("DEBEMAIL", "")
+	address := regexp.MustCompile(`^[^<>]+ <[^<>@ ]+@[^<>@ ]+>$`)
+	if got := packager(t.TempDir()); !address.MatchString(got) {
+		t.Errorf("no history: %q", got)
+	}
+	dir := t.TempDir()
+	for _, args := range [][]string{{"init", "-q"}, {"-c", "user.name=Who Ever", "-c", "user.email=who@example.org", "commit", "-q", "--allow-empty", "-m", "x"}} {
+		run := exec.Command("git", args...)
+		run.Dir = dir
+		if text, err := run.CombinedOutput(); err != nil {
+			t.Skipf("git %v: %v: %s", args, err, text)
+		}
+	}
+	if got := packager(dir); got != "Who Ever <who@example.org>" {
+		t.Errorf("last commit: %q", got)
+	}
+	t.Setenv("DEBEMAIL", "a@example.org\nDepends: other")
+	t.Setenv("DEBFULLNAME", "A <b>\n")
+	if got := packager(dir); got != "A b <a@example.orgDepends: other>" {
+		t.Errorf("hostile: %q", got)
+	}
+}
+
+// The real program, built for each architecture and packaged: it runs from the package on an emulated processor, armhf's on
+// the ARMv6 of the first Raspberry Pi, and lintian finds no error.
+func TestArchitectures(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: builds the program three times")
+	}
+	for _, c := range []struct {
+		arch string
+		env  []string
+		run  []string
+	}{
+		{"armhf", []string{"GOARCH=arm", "GOARM=6"}, []string{"qemu-arm-static", "-cpu", "arm1176"}},
+		{"arm64", []string{"GOARCH=arm64"}, []string{"qemu-aarch64-static"}},
+		{"amd64", []string{"GOARCH=amd64"}, []string{"qemu-x86_64-static"}},
+	} {
+		t.Run(c.arch, func(t *testing.T) {
+			need(t, c.run[0], "qemu-user-static")
+			need(t, "dpkg-deb", "dpkg")
+			dir := t.TempDir()
+			program := filepath.Join(dir, "homeward")
+			build1 := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w -X homeward/cmd/homeward/cli.version=v1.2.3", "-o", program, "./cmd/homeward")
+			build1.Dir = "../.."
+			build1.Env = append(os.Environ(), append(c.env, "GOOS=linux", "CGO_ENABLED=0")...)
+			if text, err := build1.CombinedOutput(); err != nil {
+				t.Fatalf("build: %v: %s", err, text)
+			}
+			path, err := build("../..", filepath.Join(dir, "out"), "v1.2.3", c.arch, program)
+			if err != nil {
+				t.Fatal(err)
+			}
+			unpacked := filepath.Join(dir, "unpacked")
+			dpkgDeb(t, "-x", path, unpacked)
+			args := append(c.run[1:], filepath.Join(unpacked, "usr/bin/homeward"), "version")
+			text, err := exec.Command(c.run[0], args...).CombinedOutput()
+			if err != nil || !strings.HasPrefix(string(text), "homeward v1.2.3\n") {
+				t.Errorf("%s %v: %v: %s", c.run[0], args, err, text)
+			}
+			need(t, "lintian", "lintian")
+			text, err = exec.Command("lintian", "--allow-root", "--fail-on", "error", path).CombinedOutput()
+			if err != nil {
+				t.Errorf("lintian: %v", err)
+			}
+			t.Logf("lintian:\n%s", text)
+		})
+	}
+}
+
+// need skips where a program of the system is missing, and fails in CI.
+func need(t *testing.T, program, from string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err == nil {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatalf("%s is missing: install the package %s", program, from)
+	}
+	t.Skipf("%s is missing: install the package %s", program, from)
 }
 
 func dpkgDeb(t *testing.T, args ...string) string {
