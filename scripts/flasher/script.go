@@ -23,6 +23,16 @@ func (s *Settings) stage() ([]staged, error) {
 	if s.Hostname != "" {
 		line("step hostname set_hostname %s", quote(s.Hostname))
 	}
+	// Before the user, who joins the groups that the package makes.
+	if s.Package != "" {
+		data, err := slurp(s.Package)
+		if err != nil {
+			return nil, err
+		}
+		name := stagePrefix + filepath.Base(s.Package)
+		files = append(files, staged{name, data, 0o600})
+		line("step package install_package %s", quote(name))
+	}
 	if s.User != "" {
 		hash := s.Hash
 		if hash == "" {
@@ -41,15 +51,6 @@ func (s *Settings) stage() ([]staged, error) {
 	}
 	if slices.Contains(s.Enable, "i2c") {
 		line("step i2c load_i2c")
-	}
-	if s.Package != "" {
-		data, err := slurp(s.Package)
-		if err != nil {
-			return nil, err
-		}
-		name := stagePrefix + filepath.Base(s.Package)
-		files = append(files, staged{name, data, 0o600})
-		line("step package install_package %s", quote(name))
 	}
 	puts := s.Files
 	if s.Config != "" {
