@@ -52,7 +52,7 @@ type Channel struct {
 	request uint16
 }
 
-// fullScales by the bits PGA, multiplexer settings by those of MUX (table 8).
+// fullScales by the bits PGA, multiplexer settings by those of MUX (§9.6.3).
 var (
 	fullScales = []float64{6.144, 4.096, 2.048, 1.024, 0.512, 0.256}
 	pairs      = [][2]int{{0, 1}, {0, 3}, {1, 3}, {2, 3}}
@@ -128,7 +128,7 @@ func (o *Options) Channels() []drivers.Channel {
 	return out
 }
 
-// The registers (table 6), and the configuration's bits (table 8). The rate is not the one of a reset, so that a
+// The registers (table 6), and the configuration's bits (§9.6.3). The rate is not the one of a reset, so that a
 // request never looks like one.
 const (
 	regResult = 0
@@ -143,7 +143,7 @@ const (
 	rate250      = 0x00A0 // 250 a second
 	noComparator = 0x0003
 
-	conversion = 4600 * time.Microsecond // 1/250 s, 10 % slow (§7.3.7), and 25 µs to wake up
+	conversion = 4600 * time.Microsecond // 1/250 s, 10 % slow (§9.3.6), and 25 µs to wake up
 	tries      = 5
 )
 

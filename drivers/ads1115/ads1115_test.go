@@ -48,7 +48,7 @@ func TestDatasheet(t *testing.T) {
 	require.Equal(t, []drivers.Reading{{Channel: "level", Value: 2.048, Unit: "V"}}, got)
 }
 
-// TestCodes: table 3, ideal output codes; the sizes of a step of table 1.
+// TestCodes: the ideal output codes (§9.5.4), and the size of a step in each range (§9.3.3).
 func TestCodes(t *testing.T) {
 	for fs, step := range map[float64]float64{6.144: 187.5e-6, 4.096: 125e-6, 2.048: 62.5e-6, 1.024: 31.25e-6, 0.512: 15.625e-6, 0.256: 7.8125e-6} {
 		c := Channel{Range: &fs, Scale: ptr(1.0)}

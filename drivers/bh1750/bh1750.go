@@ -42,13 +42,13 @@ func (o *Options) Check() []drivers.Fault {
 	return append(chip.CheckI2C(o.BusName, &o.Address, "0x23 or 0x5c, by the chip's pin ADDR", 0x23, 0x5C), o.CheckChannels(quantities)...)
 }
 
-// The instructions (page 5) and times (page 2).
+// The instructions (instruction set architecture) and times (page 2).
 const (
 	opMeasure = 0x20 // one time, H-resolution; powers the chip up, and down when it is done
 	opTimeHi  = 0x40 // bits 7 to 5 of the measurement time register
 	opTimeLo  = 0x60 // bits 4 to 0
 
-	normal     = 69                     // the register's value after power-on (page 11)
+	normal     = 69                     // the register's value after power-on (measurement time register)
 	shortest   = 31                     // the least that is allowed: 0.45 times as sensitive
 	conversion = 180 * time.Millisecond // H-resolution, at most, at the normal value
 	full       = 0xFFFF
@@ -130,7 +130,7 @@ func (d *Dev) measure(ctx context.Context) (float64, error) {
 	return lux(n, t)
 }
 
-// lux is n / 1.2 × 69 / t (pages 10 and 11).
+// lux is n / 1.2 × 69 / t (page 10, and the measurement time register).
 func lux(n uint16, t byte) (float64, error) {
 	if n == full {
 		return 0, fmt.Errorf("%w: the data register is full: more light than %.0f lx, or nothing drives the bus", drivers.ErrCheck, float64(full)/1.2*normal/float64(t))

@@ -32,7 +32,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// TestDatasheet plays the example of page 10, and what follows from pages 5 and 11.
+// TestDatasheet plays the example of page 10, and what follows from the instruction set and the measurement time register.
 func TestDatasheet(t *testing.T) {
 	got, err := chiptest.Play(t, options(), 3, "testdata/bh1750-datasheet.txt")
 	require.NoError(t, err)

@@ -142,7 +142,7 @@ func decode(text []byte) (float64, error) {
 		return 0, fmt.Errorf("%w: scratchpad % x: checksum %02x, by the kernel %s %s: a bad contact, or a long wire", drivers.ErrCheck, pad, crc, m[2], m[3])
 	case string(m[1]) != string(m[4]): // the kernel writes a good scratchpad twice
 		return 0, fmt.Errorf("%w: the second line has another scratchpad (%s) than the first (% x)", drivers.ErrCheck, strings.TrimSpace(string(m[4])), pad)
-	case pad[4]&0x9F != 0x1F: // figure 10, page 9
+	case pad[4]&0x9F != 0x1F: // configuration register
 		return 0, fmt.Errorf("%w: configuration byte %02x: want 1f, 3f, 5f or 7f: another chip", drivers.ErrCheck, pad[4])
 	}
 	raw := int16(uint16(pad[1])<<8 | uint16(pad[0]))
@@ -150,7 +150,7 @@ func decode(text []byte) (float64, error) {
 	if raw == 0x0550 && pad[6] == 0x0C {
 		return 0, fmt.Errorf("%w: 85 Cel with byte 6 at 0c: the chip has lost its supply and not measured since", drivers.ErrCheck)
 	}
-	raw &^= 1<<(3-pad[4]>>5&3) - 1 // fewer bits: the lowest are undefined (page 6)
+	raw &^= 1<<(3-pad[4]>>5&3) - 1 // fewer bits: the lowest are undefined (temperature register)
 	v := float64(raw) / 16
 	if v < -55 || v > 125 {
 		return 0, fmt.Errorf("%w: temperature %g Cel cannot be measured by this chip", drivers.ErrCheck, v)
@@ -158,7 +158,7 @@ func decode(text []byte) (float64, error) {
 	return v, nil
 }
 
-// crc8 is Maxim's: x⁸ + x⁵ + x⁴ + 1, least significant bit first (page 9).
+// crc8 is Maxim's: x⁸ + x⁵ + x⁴ + 1, least significant bit first (CRC generation).
 func crc8(b []byte) (crc byte) {
 	for _, x := range b {
 		crc ^= x

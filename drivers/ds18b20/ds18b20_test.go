@@ -97,7 +97,7 @@ func file(p []byte) []byte {
 	return fmt.Appendf(nil, "% x : crc=%02x YES\n% x t=1\n", p, p[8], p)
 }
 
-// TestTable is table 1 of 19-7487 rev 6 (page 6), and table 2's resolutions.
+// TestTable is the table of temperatures in 19-7487 rev 6, and that of the resolutions.
 func TestTable(t *testing.T) {
 	for code, want := range map[uint16]float64{
 		0x07D0: 125, 0x0550: 85, 0x0191: 25.0625, 0x00A2: 10.125, 0x0008: 0.5, 0: 0,

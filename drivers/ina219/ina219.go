@@ -39,7 +39,7 @@ type Options struct {
 	gain int // of ranges
 }
 
-// ranges of the shunt's voltage in codes of 10 µV, by the gain bits PG (table 4).
+// ranges of the shunt's voltage in codes of 10 µV, by the gain bits PG (§8.6.2.1).
 var ranges = []int{4000, 8000, 16000, 32000}
 
 const (
@@ -87,7 +87,7 @@ const (
 	configReset = 0x399F
 	resetBit    = 0x8000
 	busRange32  = 0x2000
-	averaged    = 0x0660 // BADC and SADC: 16 samples each, 8.51 ms (table 5)
+	averaged    = 0x0660 // BADC and SADC: 16 samples each, 8.51 ms (§8.6.2.1)
 	continuous  = 0x0007
 
 	ready    = 0x0002 // CNVR

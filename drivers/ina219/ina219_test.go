@@ -48,7 +48,7 @@ func TestDatasheet(t *testing.T) {
 	require.Equal(t, []drivers.Reading{{Channel: "voltage", Value: 11.98, Unit: "V"}, {Channel: "current", Value: 10, Unit: "A"}, {Channel: "power", Value: 119.8, Unit: "W"}}, got)
 }
 
-// TestShuntTable: the codes of table 7, at a gain of 8 and with a shunt of an ohm, where volts are amperes.
+// TestShuntTable: the codes of §8.6.3.1, at a gain of 8 and with a shunt of an ohm, where volts are amperes.
 func TestShuntTable(t *testing.T) {
 	o := options().(*Options)
 	o.Shunt = ptr(1.0)

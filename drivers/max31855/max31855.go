@@ -34,7 +34,7 @@ type Options struct {
 	Chans   []drivers.Channel `yaml:"channels,omitempty" doc:"temperature, junction, or both (default), and how each is recorded"`
 }
 
-// Table 4 (page 10) ends the thermocouple's codes at these; the chip works from -40 to 125 Cel (page 2).
+// The least and the most that can be read of any thermocouple (page 1); the chip works from -40 to 125 Cel (page 2).
 var quantities = []chip.Quantity{{Name: "temperature", Unit: "Cel", Min: -270, Max: 1800}, {Name: "junction", Unit: "Cel", Min: -40, Max: 125}}
 
 // Check implements [drivers.Options].
@@ -62,7 +62,7 @@ type Dev struct {
 
 // Open reads a frame, to see that a converter answers; a broken thermocouple does not keep it from opening.
 func (o *Options) Open(ctx context.Context, env drivers.Env) (drivers.Sensor, error) {
-	c, err := env.SPI.Connect(physic.MegaHertz, spi.Mode0, 8) // at most 5 MHz (page 4)
+	c, err := env.SPI.Connect(physic.MegaHertz, spi.Mode0, 8) // at most 5 MHz (serial interface timing)
 	if err != nil {
 		return nil, fmt.Errorf("max31855: %w", err)
 	}
@@ -118,7 +118,7 @@ func (d *Dev) Read(ctx context.Context) ([]drivers.Reading, error) {
 	return out, err
 }
 
-// decode takes a frame apart (table 2 and 3, pages 9 and 10). broken names what is wrong with the thermocouple, where
+// decode takes a frame apart (tables 2 and 3, page 10). broken names what is wrong with the thermocouple, where
 // cold is still good.
 func decode(f uint32) (hot, cold float64, broken string, err error) {
 	bad := func(format string, a ...any) (float64, float64, string, error) {

@@ -34,7 +34,7 @@ type Options struct {
 	Address      *int `yaml:"address,omitempty" doc:"I2C address, 0x18 (default) to 0x1F"`
 }
 
-var quantities = []chip.Quantity{{Name: "temperature", Unit: "Cel", Min: -40, Max: 125}} // §1.0, temperature characteristics
+var quantities = []chip.Quantity{{Name: "temperature", Unit: "Cel", Min: -40, Max: 125}} // temperature characteristics
 
 // Check implements [drivers.Options].
 func (o *Options) Check() []drivers.Fault {
@@ -52,10 +52,10 @@ const (
 
 	manufacturer = 0x0054
 	device       = 0x04
-	// A hysteresis of 1.5 Cel (register 5-2, bits 10-9) does nothing while the alert is off; after a loss of supply it is 0 Cel.
+	// A hysteresis of 1.5 Cel (configuration register, bits 10-9) does nothing while the alert is off; after a loss of supply it is 0 Cel.
 	settings   = 0x0200
-	resolution = 3 // 0.0625 Cel (register 5-7)
-	// Twice the typical time of a conversion (table 5-2), of which no maximum is given.
+	resolution = 3 // 0.0625 Cel (resolution register)
+	// Twice the typical time of a conversion (temperature conversion time), of which no maximum is given.
 	conversion = 500 * time.Millisecond
 )
 

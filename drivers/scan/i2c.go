@@ -32,7 +32,7 @@ type Chip struct {
 	Config  string `json:"config,omitempty"` // an item below sensors:
 }
 
-// The addresses that a 7-bit device may have (NXP UM10204 table 4).
+// The addresses that a 7-bit device may have (NXP UM10204, table 3, reserved addresses).
 const firstAddress, lastAddress = 0x08, 0x77
 
 // notRead are addresses that are not even read from; see the package comment.
@@ -153,7 +153,7 @@ func (l line) command(order []byte, n int) ([]byte, bool) {
 	if l.bus.Tx(l.addr, order, nil) != nil {
 		return nil, false
 	}
-	l.sleep(2 * time.Millisecond) // 1 ms: SHT4x §4.5, SCD4x §3.4; SHT3x answers at once
+	l.sleep(2 * time.Millisecond) // 1 ms: SHT4x, SCD4x §3.4; SHT3x answers at once
 	b, err := l.read(n)
 	if err != nil {
 		return nil, false
@@ -282,7 +282,7 @@ func (l line) word(reg byte) (uint16, error) {
 	return binary.BigEndian.Uint16(b), err
 }
 
-// ina219 knows one by its configuration after power-on (SBOS448G table 4), or by the form of its registers.
+// ina219 knows one by its configuration after power-on (SBOS448G table 2), or by the form of its registers.
 func (l line) ina219() (text string, sure bool) {
 	config, err1 := l.word(0x00)
 	calibration, err2 := l.word(0x05)
@@ -309,9 +309,9 @@ func (l line) at48(addr uint16) (chip string, sure bool, text string) {
 	}
 	nibbles := reg[2]&0x000F == 0 && reg[3]&0x000F == 0
 	switch {
-	case addr <= 0x4B && reg[2] == 0x8000 && reg[3] == 0x7FFF: // SBAS444D tables 8 and 9
+	case addr <= 0x4B && reg[2] == 0x8000 && reg[3] == 0x7FFF: // SBAS444D §9.6.3 and §9.6.4
 		return "ads1115", reg[1]&0x7FFF == 0x0583, fmt.Sprintf("thresholds 0x8000 and 0x7fff, configuration 0x%04x (registers 1 to 3)", reg[1])
-	case addr <= 0x4B && reg[1]&0x6000 == 0x6000 && nibbles && reg[3] > reg[2]: // SBOS397F table 8: R1 and R0 read as ones
+	case addr <= 0x4B && reg[1]&0x6000 == 0x6000 && nibbles && reg[3] > reg[2]: // SBOS397B table 7: R1 and R0 read as ones
 		return "tmp102", reg[2] == 0x4B00 && reg[3] == 0x5000, fmt.Sprintf("the form of a TMP102's registers: configuration 0x%04x, limits 0x%04x and 0x%04x", reg[1], reg[2], reg[3])
 	}
 	if text, sure := l.ina219(); sure {

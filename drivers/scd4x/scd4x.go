@@ -11,7 +11,7 @@
 //
 // periph.io's driver for it was not taken: it asks for no serial number, and does not notice a chip that stopped measuring.
 //
-// Source: Sensirion, Datasheet SCD4x, version 1.4 (May 2023).
+// Source: Sensirion, Datasheet SCD4x, version 1.3 (September 2022).
 package scd4x
 
 import (
@@ -37,7 +37,7 @@ type Options struct {
 	Address      *int `yaml:"address,omitempty" doc:"I2C address: 0x62, there is no other"`
 }
 
-// In the order of recording, with their ranges (§1, tables 1 to 3; the output of carbon dioxide goes to 40,000 ppm).
+// In the order of recording, with their ranges (§1; the output of carbon dioxide goes to 40,000 ppm).
 var quantities = []chip.Quantity{
 	{Name: "co2", Unit: "ppm", Min: 0, Max: 40000}, {Name: "temperature", Unit: "Cel", Min: -10, Max: 60}, {Name: "humidity", Unit: "%RH", Min: 0, Max: 100},
 }
@@ -47,7 +47,7 @@ func (o *Options) Check() []drivers.Fault {
 	return append(chip.CheckI2C(o.BusName, &o.Address, "0x62, the chip's only one", 0x62), o.CheckChannels(quantities)...)
 }
 
-// The commands (§3.5 to §3.9, table 9).
+// The commands (§3.4, table 9).
 const (
 	cmdStart  = 0x21B1 // periodic measurement
 	cmdRead   = 0xEC05

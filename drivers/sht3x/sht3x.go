@@ -31,7 +31,7 @@ type Options struct {
 	Address      *int `yaml:"address,omitempty" doc:"I2C address, 0x44 (default) or 0x45"`
 }
 
-// In the order of recording, with their ranges (tables 1 and 2).
+// In the order of recording, with their ranges (§1, sensor performance).
 var quantities = []chip.Quantity{{Name: "temperature", Unit: "Cel", Min: -40, Max: 125}, {Name: "humidity", Unit: "%RH", Min: 0, Max: 100}}
 
 // Check implements [drivers.Options].
@@ -42,12 +42,12 @@ func (o *Options) Check() []drivers.Fault {
 // The commands.
 const (
 	cmdMeasure     = 0x2400 // single shot, high repeatability, no clock stretching (table 9)
-	cmdBreak       = 0x3093 // stop measuring periodically (table 13)
+	cmdBreak       = 0x3093 // stop measuring periodically (§4.8)
 	cmdHeaterOff   = 0x3066 // table 16
 	cmdStatus      = 0xF32D // table 17
 	cmdClearStatus = 0x3041 // table 19
 
-	conversion = 16 * time.Millisecond // high repeatability: at most 15.5 ms (table 4)
+	conversion = 16 * time.Millisecond // high repeatability: at most 15.5 ms (§2, timing)
 	pause      = time.Millisecond      // between commands, and for a break to take effect (§4.8)
 )
 
@@ -83,7 +83,7 @@ func (d *Dev) open(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	d.sleep(2 * pause) // power-up takes up to 1.5 ms (table 4)
+	d.sleep(2 * pause) // power-up takes up to 1.5 ms (§2, timing)
 	for _, c := range []struct {
 		cmd  uint16
 		name string

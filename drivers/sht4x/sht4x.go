@@ -31,7 +31,7 @@ type Options struct {
 	Address      *int `yaml:"address,omitempty" doc:"I2C address, 0x44 (default), 0x45 or 0x46"`
 }
 
-// In the order of recording, with their ranges (tables 1 and 2).
+// In the order of recording, with their ranges (§2).
 var quantities = []chip.Quantity{{Name: "temperature", Unit: "Cel", Min: -40, Max: 125}, {Name: "humidity", Unit: "%RH", Min: 0, Max: 100}}
 
 // Check implements [drivers.Options].
@@ -39,14 +39,14 @@ func (o *Options) Check() []drivers.Fault {
 	return append(chip.CheckI2C(o.BusName, &o.Address, "0x44, 0x45 or 0x46, by the letter after the chip's name (A, B, C)", 0x44, 0x45, 0x46), o.CheckChannels(quantities)...)
 }
 
-// The commands (§4.5).
+// The commands (command overview).
 const (
 	cmdMeasure = 0xFD // high precision
 	cmdSerial  = 0x89
 	cmdReset   = 0x94
 
-	conversion = 9 * time.Millisecond // high precision: at most 8.3 ms (§3.2)
-	pause      = 2 * time.Millisecond // power-up and reset take at most 1 ms (§3.2)
+	conversion = 9 * time.Millisecond // high precision: at most 8.3 ms (timings)
+	pause      = 2 * time.Millisecond // power-up and reset take at most 1 ms (timings)
 )
 
 // Dev is an opened chip.
@@ -120,7 +120,7 @@ func (d *Dev) Read(ctx context.Context) ([]drivers.Reading, error) {
 	return d.opts.Pick(values), nil
 }
 
-// convert is of §4.6. Humidities beyond 0 and 100 %RH, which the formula gives, are cut as it says.
+// convert is of the section on the conversion of signal output. Humidities beyond 0 and 100 %RH, which the formula gives, are cut as it says.
 func convert(t, h uint16) (map[string]float64, error) {
 	if t == 0 || t == 0xFFFF { // -45 and 130 Cel: the ends of the scale, where no chip works
 		return nil, fmt.Errorf("%w: raw temperature %#04x", drivers.ErrCheck, t)

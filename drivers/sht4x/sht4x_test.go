@@ -40,7 +40,7 @@ func TestDatasheet(t *testing.T) {
 	require.Equal(t, []drivers.Reading{{Channel: "temperature", Value: 25, Unit: "Cel"}, {Channel: "humidity", Value: 87.23, Unit: "%RH"}}, got)
 }
 
-// TestConversion: §4.6, with what lies beyond 0 and 100 %RH cut.
+// TestConversion: the conversion of signal output, with what lies beyond 0 and 100 %RH cut.
 func TestConversion(t *testing.T) {
 	for _, c := range []struct {
 		t, h        uint16

@@ -9,7 +9,7 @@
 //
 // periph.io's driver (devices v3.7.4) drops the errors of reading the configuration and checks no fixed bit, so this one is our own.
 //
-// Sources: TI SBOS397, NXP LM75A rev. 04, TI SNOS808.
+// Sources: TI SBOS397I (sections), SBOS397B and SBOS397C (tables), NXP LM75A rev. 04, TI SNOS808.
 package tmp102
 
 import (
@@ -38,7 +38,7 @@ type Options struct {
 	lm75 bool
 }
 
-// TMP102: specified range (SBOS397 §5.3); LM75A: rev. 04 §3.
+// TMP102: specified range (SBOS397 §5.3); LM75A: rev. 04 §2.
 var quantities = []chip.Quantity{{Name: "temperature", Unit: "Cel", Min: -55, Max: 125}}
 
 // Check implements [drivers.Options].
@@ -50,14 +50,14 @@ func (o *Options) Check() []drivers.Fault {
 	return append(chip.CheckI2C(o.BusName, &o.Address, want, allowed...), o.CheckChannels(quantities)...)
 }
 
-// The registers, of both (SBOS397 table 6-7; LM75A table 5).
+// The registers, of both (SBOS397, pointer register; LM75A table 5).
 const (
 	regTemperature = 0
 	regConfig      = 1
 	regProduct     = 7 // TI's LM75A alone
 )
 
-// The TMP102's configuration (SBOS397 table 6-10): shut down, extended mode. R1 and R0 are read-only ones.
+// The TMP102's configuration (SBOS397B table 7): shut down, extended mode. R1 and R0 are read-only ones.
 const (
 	ready    = 0x8000 // OS
 	resBits  = 0x6000 // R1, R0
@@ -229,7 +229,7 @@ func (d *Dev) measure(ctx context.Context) (float64, error) {
 	return decodeLM75(raw)
 }
 
-// decodeTMP102 is of extended mode: 13 bits of 0.0625 Cel, then 0, 0, 1 (SBOS397 tables 6-3, 6-8 and 6-9).
+// decodeTMP102 is of extended mode: 13 bits of 0.0625 Cel, then 0, 0, 1 (SBOS397C tables 3 and 4, SBOS397B table 6).
 func decodeTMP102(raw uint16) (float64, error) {
 	if raw&7 != 1 {
 		return 0, fmt.Errorf("%w: temperature reads %#04x, want its bits 2 to 0 to be 001", drivers.ErrCheck, raw)
