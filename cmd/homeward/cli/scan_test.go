@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"homeward/agent"
+	"homeward/cmd/cmdline"
 	"homeward/drivers"
 	"homeward/drivers/scan"
 	"homeward/drivers/sim"
@@ -54,7 +55,7 @@ func TestScanSimulated(t *testing.T) {
 	run := func(v any, args ...string) {
 		var out, errs bytes.Buffer
 		args = append([]string{"scan", "--json", "--state", filepath.Join(t.TempDir(), "none")}, args...)
-		require.Equal(t, ExitDone, Main(args, strings.NewReader(""), &out, &errs), errs.String())
+		require.Equal(t, cmdline.ExitDone, Main(args, strings.NewReader(""), &out, &errs), errs.String())
 		require.NoError(t, json.Unmarshal(out.Bytes(), v))
 	}
 	var r scan.Result
@@ -104,7 +105,7 @@ func TestScanSimulated(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 		var out, errs bytes.Buffer
 		code := Main([]string{"check", "--offline", "--json", "--config", path}, strings.NewReader(""), &out, &errs)
-		require.NotEqual(t, ExitUsage, code, "%s: %s", item, &errs)
+		require.NotEqual(t, cmdline.ExitUsage, code, "%s: %s", item, &errs)
 		var lines []agent.Line
 		require.NoError(t, json.Unmarshal(out.Bytes(), &lines))
 		require.Equal(t, []string{"configuration", "ok"}, []string{lines[0].Name, lines[0].Result}, "%s: %s", item, lines[0].Text)
