@@ -17,6 +17,7 @@ import (
 
 	"homeward/agent"
 	"homeward/agent/status"
+	"homeward/cmd/cmdline"
 )
 
 const (
@@ -40,7 +41,7 @@ each reading that reached the broker is compared with what the instruments serve
 Exit 0 only if all arrived, once recorded, unchanged and in order.`,
 		Example: `  homeward-simulate demo
   homeward-simulate demo --for 30s`,
-		Args: noArgs,
+		Args: cmdline.NoArgs,
 	}
 	var d demo
 	cmd.Flags().DurationVar(&d.length, "for", 0, "end by itself after this time; 0: with Ctrl-C")
@@ -48,9 +49,9 @@ Exit 0 only if all arrived, once recorded, unchanged and in order.`,
 	cmd.Flags().StringVar(&d.program, "homeward", "", "the gateway's program; default: homeward beside this one")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if d.length < 0 {
-			return usageError{fmt.Errorf("--for %v: want a time such as 30s or 5m", d.length)}
+			return cmdline.Usage(fmt.Errorf("--for %v: want a time such as 30s or 5m", d.length))
 		}
-		d.out, d.live = cmd.OutOrStdout(), terminal(cmd.OutOrStdout())
+		d.out, d.live = cmd.OutOrStdout(), cmdline.Terminal(cmd.OutOrStdout())
 		return d.run(cmd.Context())
 	}
 	return cmd
@@ -136,7 +137,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 // fail says what is wrong on stdout, where the rest stands.
 func (d *demo) fail(err error) error {
 	fmt.Fprintln(d.out, "FAILED: "+err.Error())
-	return errFailed
+	return cmdline.ErrFailed
 }
 
 // demoFolder makes dir, or a temporary one.
@@ -150,13 +151,13 @@ func demoFolder(dir string) (string, error) {
 		return "", err
 	}
 	if path := agent.SocketPath(filepath.Join(dir, "state")); len(path) > maxSocketPath {
-		return "", usageError{fmt.Errorf("%s is too long for a socket's path: want at most %d bytes; name a shorter folder with --dir", path, maxSocketPath)}
+		return "", cmdline.Usage(fmt.Errorf("%s is too long for a socket's path: want at most %d bytes; name a shorter folder with --dir", path, maxSocketPath))
 	}
 	if temporary {
 		return os.MkdirTemp("", "homeward-demo-")
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return "", usageError{fmt.Errorf("--dir %s is not empty: name a new folder", dir)}
+		return "", cmdline.Usage(fmt.Errorf("--dir %s is not empty: name a new folder", dir))
 	}
 	return dir, os.MkdirAll(dir, 0o755)
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"homeward/cmd/cmdline"
 )
 
 // programs is where built puts what it builds.
@@ -62,7 +64,7 @@ func TestDemo(t *testing.T) {
 	t.Run("for a time", func(t *testing.T) {
 		var out, errs bytes.Buffer
 		code := Main([]string{"demo", "--for", "5s", "--homeward", program}, &out, &errs)
-		require.Equal(t, ExitDone, code, "%s\n%s", &out, &errs)
+		require.Equal(t, cmdline.ExitDone, code, "%s\n%s", &out, &errs)
 		require.Empty(t, errs.String())
 		for _, want := range []string{"status page", "mosquitto_sub -h 127.0.0.1", "every reading arrived"} {
 			require.Contains(t, out.String(), want)
@@ -97,7 +99,7 @@ func TestDemo(t *testing.T) {
 			_, err := os.Stat(filepath.Join(dir, name))
 			require.NoError(t, err)
 		}
-		require.Equal(t, ExitUsage, Main([]string{"demo", "--dir", dir, "--homeward", program}, &out, &out))
+		require.Equal(t, cmdline.ExitUsage, Main([]string{"demo", "--dir", dir, "--homeward", program}, &out, &out))
 		require.Contains(t, out.String(), "is not empty")
 	})
 }
@@ -108,7 +110,7 @@ func TestDemoFails(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	var out bytes.Buffer
 	code := Main([]string{"demo", "--for", "1s", "--homeward", script(t, "echo no luck today >&2; exit 3\n")}, &out, &out)
-	require.Equal(t, ExitFailed, code)
+	require.Equal(t, cmdline.ExitFailed, code)
 	for _, want := range []string{"FAILED", "exit status 3", "no luck today", "left in"} {
 		require.Contains(t, out.String(), want)
 	}
@@ -123,14 +125,14 @@ func TestUsage(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"nonsense"}, ExitUsage, `unknown command "nonsense"`},
-		{[]string{"demo", "more"}, ExitUsage, "unknown command"},
-		{[]string{"demo", "--for", "-1s"}, ExitUsage, "want a time"},
-		{[]string{"demo", "--for", "soon"}, ExitUsage, "invalid duration"},
-		{[]string{"demo", "--homeward", "/nowhere/homeward"}, ExitUsage, "there is no program /nowhere/homeward"},
-		{[]string{"demo", "--homeward", "/bin/true", "--dir", "/tmp/" + strings.Repeat("x", 100)}, ExitUsage, "too long for a socket"},
-		{[]string{"demo", "--help"}, ExitDone, "--for"},
-		{nil, ExitDone, "demo"},
+		{[]string{"nonsense"}, cmdline.ExitUsage, `unknown command "nonsense"`},
+		{[]string{"demo", "more"}, cmdline.ExitUsage, "unknown command"},
+		{[]string{"demo", "--for", "-1s"}, cmdline.ExitUsage, "want a time"},
+		{[]string{"demo", "--for", "soon"}, cmdline.ExitUsage, "invalid duration"},
+		{[]string{"demo", "--homeward", "/nowhere/homeward"}, cmdline.ExitUsage, "there is no program /nowhere/homeward"},
+		{[]string{"demo", "--homeward", "/bin/true", "--dir", "/tmp/" + strings.Repeat("x", 100)}, cmdline.ExitUsage, "too long for a socket"},
+		{[]string{"demo", "--help"}, cmdline.ExitDone, "--for"},
+		{nil, cmdline.ExitDone, "demo"},
 	} {
 		var out bytes.Buffer
 		require.Equal(t, c.code, Main(c.args, &out, &out), "%v: %s", c.args, &out)

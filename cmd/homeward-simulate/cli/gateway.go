@@ -17,6 +17,7 @@ import (
 
 	"homeward/agent"
 	"homeward/agent/status"
+	"homeward/cmd/cmdline"
 	"homeward/drivers/sim"
 )
 
@@ -40,7 +41,7 @@ func findGateway(path string) (string, error) {
 	}
 	info, err := os.Stat(path)
 	if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
-		return "", usageError{fmt.Errorf("there is no program %s: build it beside this one (go build -o bin/ ./cmd/...) or name it with --homeward", path)}
+		return "", cmdline.Usage(fmt.Errorf("there is no program %s: build it beside this one (go build -o bin/ ./cmd/...) or name it with --homeward", path))
 	}
 	return filepath.Abs(path)
 }

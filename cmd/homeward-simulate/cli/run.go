@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"homeward/agent"
+	"homeward/cmd/cmdline"
 	"homeward/drivers/sim/site"
 )
 
@@ -38,10 +39,10 @@ func addRun(root *cobra.Command) {
 	root.Args = func(_ *cobra.Command, args []string) error {
 		switch {
 		case len(args) > 1:
-			return usageError{fmt.Errorf("%d arguments: want one site's file: see homeward-simulate --help", len(args))}
+			return cmdline.Usage(fmt.Errorf("%d arguments: want one site's file: see homeward-simulate --help", len(args)))
 		case len(args) == 1 && !strings.ContainsAny(args[0], "./"):
 			if _, err := os.Stat(args[0]); errors.Is(err, fs.ErrNotExist) {
-				return usageError{fmt.Errorf("unknown command %q: see homeward-simulate --help", args[0])}
+				return cmdline.Usage(fmt.Errorf("unknown command %q: see homeward-simulate --help", args[0]))
 			}
 		}
 		return nil
@@ -49,12 +50,12 @@ func addRun(root *cobra.Command) {
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			if cmd.Flags().NFlag() > 0 {
-				return usageError{errors.New("no site's file: want homeward-simulate SITE.yaml")}
+				return cmdline.Usage(errors.New("no site's file: want homeward-simulate SITE.yaml"))
 			}
 			return cmd.Help()
 		}
 		if f.length < 0 {
-			return usageError{fmt.Errorf("--for %v: want a time such as 30s or 5m", f.length)}
+			return cmdline.Usage(fmt.Errorf("--for %v: want a time such as 30s or 5m", f.length))
 		}
 		f.out = cmd.OutOrStdout()
 		return f.run(cmd.Context(), args[0])
@@ -64,7 +65,7 @@ func addRun(root *cobra.Command) {
 func (f *runFlags) run(ctx context.Context, path string) (err error) {
 	s, err := site.Load(path)
 	if err != nil {
-		return usageError{err}
+		return cmdline.Usage(err)
 	}
 	dir, err := siteFolder(f.dir)
 	if err != nil {
@@ -116,7 +117,7 @@ func siteFolder(dir string) (string, error) {
 		return "", err
 	}
 	if socket := agent.SocketPath(filepath.Join(dir, "state")); len(socket) > maxSocketPath {
-		return "", usageError{fmt.Errorf("%s is too long for a socket's path: want at most %d bytes; name a shorter folder with --dir", socket, maxSocketPath)}
+		return "", cmdline.Usage(fmt.Errorf("%s is too long for a socket's path: want at most %d bytes; name a shorter folder with --dir", socket, maxSocketPath))
 	}
 	return dir, os.MkdirAll(dir, 0o755)
 }

@@ -18,6 +18,7 @@ import (
 
 	"homeward/agent/config"
 	"homeward/agent/status"
+	"homeward/cmd/cmdline"
 	"homeward/drivers/all"
 	"homeward/drivers/sim"
 	"homeward/drivers/sim/site"
@@ -96,7 +97,7 @@ func TestSite(t *testing.T) {
 func TestSiteEnds(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	var out, errs bytes.Buffer
-	require.Equal(t, ExitDone, Main([]string{siteFile(t, small), "--for", "50ms"}, &out, &errs), "%s", &errs)
+	require.Equal(t, cmdline.ExitDone, Main([]string{siteFile(t, small), "--for", "50ms"}, &out, &errs), "%s", &errs)
 	require.Empty(t, errs.String())
 	left, err := os.ReadDir(os.TempDir())
 	require.NoError(t, err)
@@ -108,7 +109,7 @@ func TestSiteEnds(t *testing.T) {
 func TestSiteUsage(t *testing.T) {
 	bad := siteFile(t, strings.NewReplacer("unit_id: 1", "unit_id: 0", "vref: 3.3", "vref: 0").Replace(small))
 	var out bytes.Buffer
-	require.Equal(t, ExitUsage, Main([]string{bad}, &out, &out))
+	require.Equal(t, cmdline.ExitUsage, Main([]string{bad}, &out, &out))
 	require.Equal(t, bad+":4:35: ports[0].slaves[0].unit_id: \"0\": want a whole number from 1 to 247\n"+
 		bad+":8:55: spi[0].vref: \"0\": want the reference voltage, above 0 and at most 100 V\n", out.String())
 	good := siteFile(t, small)
@@ -117,13 +118,13 @@ func TestSiteUsage(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"/nowhere/site.yaml"}, ExitUsage, "/nowhere/site.yaml"},
-		{[]string{good, good}, ExitUsage, "want one site's file"},
-		{[]string{good, "--for", "-1s"}, ExitUsage, "want a time"},
-		{[]string{"--for", "1s"}, ExitUsage, "no site's file"},
-		{[]string{good, "--speed", "3"}, ExitUsage, "unknown flag"},
-		{[]string{good, "--truth", "/nowhere/truth"}, ExitFailed, "/nowhere/truth"},
-		{[]string{good, "--dir", "/tmp/" + strings.Repeat("x", 120)}, ExitUsage, "too long for a socket"},
+		{[]string{"/nowhere/site.yaml"}, cmdline.ExitUsage, "/nowhere/site.yaml"},
+		{[]string{good, good}, cmdline.ExitUsage, "want one site's file"},
+		{[]string{good, "--for", "-1s"}, cmdline.ExitUsage, "want a time"},
+		{[]string{"--for", "1s"}, cmdline.ExitUsage, "no site's file"},
+		{[]string{good, "--speed", "3"}, cmdline.ExitUsage, "unknown flag"},
+		{[]string{good, "--truth", "/nowhere/truth"}, cmdline.ExitFailed, "/nowhere/truth"},
+		{[]string{good, "--dir", "/tmp/" + strings.Repeat("x", 120)}, cmdline.ExitUsage, "too long for a socket"},
 	} {
 		out.Reset()
 		require.Equal(t, c.code, Main(c.args, &out, &out), "%v: %s", c.args, &out)

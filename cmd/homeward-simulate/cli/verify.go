@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"homeward/agent/pack"
+	"homeward/cmd/cmdline"
 	"homeward/drivers/sim/truth"
 )
 
@@ -39,7 +40,7 @@ Channels with a dead-band, or recorded on change, are unsampled in this sense: l
   homeward decode < payloads.txt | homeward-simulate verify --truth truth.jsonl`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usageError{fmt.Errorf("%d files: want one file of readings, or - for standard input", len(args))}
+				return cmdline.Usage(fmt.Errorf("%d files: want one file of readings, or - for standard input", len(args)))
 			}
 			return nil
 		},
@@ -49,10 +50,10 @@ Channels with a dead-band, or recorded on change, are unsampled in this sense: l
 	recovery := cmd.Flags().Duration("recovery", truth.DefaultRecovery, "how long after a fault an instrument may still be silent")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *file == "" {
-			return usageError{fmt.Errorf("no --truth FILE: name the file that homeward-simulate SITE.yaml --truth FILE has written")}
+			return cmdline.Usage(fmt.Errorf("no --truth FILE: name the file that homeward-simulate SITE.yaml --truth FILE has written"))
 		}
 		if *recovery <= 0 {
-			return usageError{fmt.Errorf("--recovery %v: want a time such as 75s", *recovery)}
+			return cmdline.Usage(fmt.Errorf("--recovery %v: want a time such as 75s", *recovery))
 		}
 		t, err := os.Open(*file)
 		if err != nil {
@@ -84,7 +85,7 @@ Channels with a dead-band, or recorded on change, are unsampled in this sense: l
 			err = printReport(out, r)
 		}
 		if err == nil && !r.OK() {
-			return errFailed
+			return cmdline.ErrFailed
 		}
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"homeward/agent/pack"
+	"homeward/cmd/cmdline"
 	"homeward/drivers/sim/truth"
 )
 
@@ -54,20 +55,20 @@ func TestVerifyCommand(t *testing.T) {
 		code          int
 		want          []string
 	}{
-		{"all is well", all, nil, ExitDone, []string{"6 values served; 6 readings arrived, of 1 gateways and epochs; 2 identical repeats", "lost       0", "unsampled  0",
+		{"all is well", all, nil, cmdline.ExitDone, []string{"6 values served; 6 readings arrived, of 1 gateways and epochs; 2 identical repeats", "lost       0", "unsampled  0",
 			"rs485                    unplug       boiler                   200ms        300ms", "broker                   gone         -", "all is well"}},
-		{"from a file", "", []string{path}, ExitDone, []string{"all is well"}},
-		{"from -", all, []string{"-"}, ExitDone, []string{"all is well"}},
-		{"a gap", decoded(rows(7, 1, "boiler/polls", 1), gap, rows(7, 4, "boiler/polls", 4, 5, 6)), nil, ExitDone, []string{"gap records say evicted: 1", "all is well"}},
-		{"lost", decoded(rows(7, 1, "boiler/polls", 1, 2), rows(7, 5, "boiler/polls", 5, 6)), nil, ExitFailed, []string{"lost       2", "g epoch 7 seq 3 to 4: no reading", "FAILED: 2 lost"}},
-		{"wrong", decoded(rows(7, 1, "boiler/polls", 1, 2, 3.5)), nil, ExitFailed, []string{"wrong      1", "g epoch 7 seq 3 boiler/polls 2023-11-14T22:13:22.000Z 3.5: nothing near"}},
-		{"another name", `{"gateway":"g","epoch":7,"seq":1,"time":"","t_ms":1,"channel":"boiler/\u001b[2Jflow","value":1,"unit":"","quality":"good"}`, nil, ExitFailed, []string{"misnamed   1", `"boiler/\x1b[2Jflow"`}},
-		{"JSON", all, []string{"--json"}, ExitDone, []string{`"ok": true`, `"kind": "lost"`}},
-		{"JSON of what is lost", decoded(rows(7, 2, "boiler/polls", 2)), []string{"--json"}, ExitFailed, []string{`"ok": false`}},
-		{"no readings", "hello\n", nil, ExitFailed, []string{"homeward-simulate: arrived: line 1:", "want what homeward decode prints"}},
-		{"two files", "", []string{path, path}, ExitUsage, []string{"2 files"}},
-		{"no such file", "", []string{path + ".none"}, ExitFailed, []string{"no such file"}},
-		{"a recovery of nothing", all, []string{"--recovery", "-1s"}, ExitUsage, []string{"--recovery"}},
+		{"from a file", "", []string{path}, cmdline.ExitDone, []string{"all is well"}},
+		{"from -", all, []string{"-"}, cmdline.ExitDone, []string{"all is well"}},
+		{"a gap", decoded(rows(7, 1, "boiler/polls", 1), gap, rows(7, 4, "boiler/polls", 4, 5, 6)), nil, cmdline.ExitDone, []string{"gap records say evicted: 1", "all is well"}},
+		{"lost", decoded(rows(7, 1, "boiler/polls", 1, 2), rows(7, 5, "boiler/polls", 5, 6)), nil, cmdline.ExitFailed, []string{"lost       2", "g epoch 7 seq 3 to 4: no reading", "FAILED: 2 lost"}},
+		{"wrong", decoded(rows(7, 1, "boiler/polls", 1, 2, 3.5)), nil, cmdline.ExitFailed, []string{"wrong      1", "g epoch 7 seq 3 boiler/polls 2023-11-14T22:13:22.000Z 3.5: nothing near"}},
+		{"another name", `{"gateway":"g","epoch":7,"seq":1,"time":"","t_ms":1,"channel":"boiler/\u001b[2Jflow","value":1,"unit":"","quality":"good"}`, nil, cmdline.ExitFailed, []string{"misnamed   1", `"boiler/\x1b[2Jflow"`}},
+		{"JSON", all, []string{"--json"}, cmdline.ExitDone, []string{`"ok": true`, `"kind": "lost"`}},
+		{"JSON of what is lost", decoded(rows(7, 2, "boiler/polls", 2)), []string{"--json"}, cmdline.ExitFailed, []string{`"ok": false`}},
+		{"no readings", "hello\n", nil, cmdline.ExitFailed, []string{"homeward-simulate: arrived: line 1:", "want what homeward decode prints"}},
+		{"two files", "", []string{path, path}, cmdline.ExitUsage, []string{"2 files"}},
+		{"no such file", "", []string{path + ".none"}, cmdline.ExitFailed, []string{"no such file"}},
+		{"a recovery of nothing", all, []string{"--recovery", "-1s"}, cmdline.ExitUsage, []string{"--recovery"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, []byte(all), 0o600))
@@ -99,8 +100,8 @@ func TestVerifyCommand(t *testing.T) {
 		})
 	}
 	var out bytes.Buffer
-	require.Equal(t, ExitUsage, Main([]string{"verify"}, &out, &out))
+	require.Equal(t, cmdline.ExitUsage, Main([]string{"verify"}, &out, &out))
 	require.Contains(t, out.String(), "no --truth FILE")
-	require.Equal(t, ExitFailed, Main([]string{"verify", "--truth", path}, &out, &out))
+	require.Equal(t, cmdline.ExitFailed, Main([]string{"verify", "--truth", path}, &out, &out))
 	require.Contains(t, out.String(), "want site first")
 }

@@ -15,15 +15,16 @@ import (
 	"homeward/agent/config"
 	"homeward/agent/status"
 	"homeward/buffer"
+	"homeward/cmd/cmdline"
 )
 
 func bufferCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "buffer",
 		Short: "Look into the buffer, whether the gateway runs or not",
-		Args:  noArgs,
+		Args:  cmdline.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usageError{errors.New("say stat, verify or export: see homeward buffer --help")}
+			return cmdline.Usage(errors.New("say stat, verify or export: see homeward buffer --help"))
 		},
 	}
 	cmd.AddCommand(bufferStat(), bufferVerify(), bufferExport())
@@ -52,7 +53,7 @@ func directly(cfg *config.Config, do func(*buffer.Buffer) error) error {
 }
 
 func bufferStat() *cobra.Command {
-	cmd := &cobra.Command{Use: "stat", Short: "Count what the buffer holds", Example: "  homeward buffer stat --json", Args: noArgs}
+	cmd := &cobra.Command{Use: "stat", Short: "Count what the buffer holds", Example: "  homeward buffer stat --json", Args: cmdline.NoArgs}
 	path := configFlag(cmd)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -82,7 +83,7 @@ func bufferStat() *cobra.Command {
 }
 
 func bufferVerify() *cobra.Command {
-	cmd := &cobra.Command{Use: "verify", Short: "Read every file of the buffer and name what is damaged", Example: "  homeward buffer verify", Args: noArgs}
+	cmd := &cobra.Command{Use: "verify", Short: "Read every file of the buffer and name what is damaged", Example: "  homeward buffer verify", Args: cmdline.NoArgs}
 	path := configFlag(cmd)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -105,7 +106,7 @@ func bufferVerify() *cobra.Command {
 			}
 		}
 		if err == nil && len(found) > 0 {
-			return errFailed
+			return cmdline.ErrFailed
 		}
 		return err
 	}
@@ -119,13 +120,13 @@ func bufferExport() *cobra.Command {
 		Long: `Write every reading that the buffer still holds, delivered or not, to standard output:
 JSON lines as homeward decode prints them, or CSV with the same columns.`,
 		Example: "  homeward buffer export --format csv > readings.csv",
-		Args:    noArgs,
+		Args:    cmdline.NoArgs,
 	}
 	path := configFlag(cmd)
 	format := cmd.Flags().String("format", "json", "json or csv")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *format != "json" && *format != "csv" {
-			return usageError{fmt.Errorf("--format %q: want json or csv", *format)}
+			return cmdline.Usage(fmt.Errorf("--format %q: want json or csv", *format))
 		}
 		cfg, err := load(*path)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"homeward/agent"
 	"homeward/agent/status"
+	"homeward/cmd/cmdline"
 )
 
 func checkCommand() *cobra.Command {
@@ -30,7 +31,7 @@ QR code on a terminal; --verify-receipt checks such a file, or the line in the c
   homeward check --offline
   homeward check --receipt leaving.txt
   homeward check --verify-receipt leaving.txt`,
-		Args: noArgs,
+		Args: cmdline.NoArgs,
 	}
 	path := configFlag(cmd)
 	offline := cmd.Flags().Bool("offline", false, "leave out what needs the network")
@@ -99,7 +100,7 @@ func finishCheck(w io.Writer, c agent.Checked, file string, asJSON bool, unwritt
 	}
 	for _, l := range c.Lines {
 		if l.Result == "fail" && err == nil {
-			err = errFailed
+			err = cmdline.ErrFailed
 		}
 	}
 	return err

@@ -16,6 +16,7 @@ import (
 	"homeward/agent/config"
 	"homeward/agent/status"
 	"homeward/buffer/durable"
+	"homeward/cmd/cmdline"
 )
 
 // checkReceipt makes the check and writes its receipt; where the gateway runs, its agent signs.
@@ -102,11 +103,11 @@ func size(w io.Writer) (columns, rows int) {
 // verifyReceipt checks a receipt that somebody shows.
 func verifyReceipt(w io.Writer, file, key string, asJSON bool) error {
 	if key != "" && (len(key) != 64 || strings.Trim(strings.ToLower(key), "0123456789abcdef") != "") {
-		return usageError{fmt.Errorf("--key %q: want 64 hex digits, as ed25519 in homeward status --json shows them", key)}
+		return cmdline.Usage(fmt.Errorf("--key %q: want 64 hex digits, as ed25519 in homeward status --json shows them", key))
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return usageError{err}
+		return cmdline.Usage(err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, 1<<20))

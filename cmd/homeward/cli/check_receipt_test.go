@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"homeward/agent"
+	"homeward/cmd/cmdline"
 )
 
 // theme is a terminal's colours: background and letters, and the 16 that themes change.
@@ -236,13 +237,13 @@ func TestQRVerifies(t *testing.T) {
 				return string(out), cmd.ProcessState.ExitCode()
 			}
 			out, code := homeward(80, "check", "--offline", "--config", "gw.yaml", "--receipt", "leaving.txt")
-			require.Equal(t, ExitFailed, code, out) // there is no such bus
+			require.Equal(t, cmdline.ExitFailed, code, out) // there is no such bus
 			for name, th := range themes() {
 				text, err := decodeQR(photograph(t, out, 80, 2, th))
 				require.NoError(t, err, "%s: %.2000s", name, out)
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "code.txt"), []byte(text), 0o600))
 				shown, code := homeward(80, "check", "--verify-receipt", "code.txt", "--json")
-				require.Equal(t, ExitDone, code, shown)
+				require.Equal(t, cmdline.ExitDone, code, shown)
 				require.Contains(t, shown, fmt.Sprintf("%d fail)", sensors))
 				file, err := os.ReadFile(filepath.Join(dir, "leaving.txt"))
 				require.NoError(t, err)

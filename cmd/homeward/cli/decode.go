@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"homeward/agent/pack"
+	"homeward/cmd/cmdline"
 )
 
 func decodeCommand() *cobra.Command {
@@ -24,7 +25,7 @@ A line that is no payload is named on standard error; the others are decoded all
 and the exit code is 1.`,
 		Example: `  mosquitto_sub -h broker -t 'homeward/+/+/+/readings' | homeward decode
   homeward decode --hex < payloads.txt`,
-		Args: noArgs,
+		Args: cmdline.NoArgs,
 	}
 	asHex := cmd.Flags().Bool("hex", false, "the lines are hexadecimal")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -33,7 +34,7 @@ and the exit code is 1.`,
 		}}
 		bad, err := d.Run(cmd.InOrStdin(), cmd.OutOrStdout())
 		if err == nil && bad > 0 {
-			return errFailed
+			return cmdline.ErrFailed
 		}
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"homeward/agent/ledger"
+	"homeward/cmd/cmdline"
 )
 
 func planCommand() *cobra.Command {
@@ -16,7 +17,7 @@ func planCommand() *cobra.Command {
 share of the budget, and what one publish per reading would have cost.`,
 		Example: `  homeward plan --config /etc/homeward/homeward.yaml
   homeward plan --devices 100 --prices`,
-		Args: noArgs,
+		Args: cmdline.NoArgs,
 	}
 	path := configFlag(cmd)
 	devices := cmd.Flags().Int("devices", 1, "number of gateways like this one")
@@ -24,7 +25,7 @@ share of the budget, and what one publish per reading would have cost.`,
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *devices < 1 {
-			return usageError{fmt.Errorf("--devices %d: want at least 1", *devices)}
+			return cmdline.Usage(fmt.Errorf("--devices %d: want at least 1", *devices))
 		}
 		cfg, err := load(*path)
 		if err != nil {

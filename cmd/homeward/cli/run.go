@@ -18,6 +18,7 @@ import (
 	"homeward/agent/cloud/mqtt"
 	"homeward/agent/config"
 	"homeward/buffer"
+	"homeward/cmd/cmdline"
 	"homeward/drivers/hostbus"
 	"homeward/drivers/sim"
 )
@@ -34,7 +35,7 @@ func runCommand() *cobra.Command {
 SIGTERM or SIGINT flushes, seals and stops within five seconds. SIGHUP reads the
 configuration again; a file with mistakes changes nothing and shows in homeward status.`,
 		Example: "  homeward run --config /etc/homeward/homeward.yaml",
-		Args:    noArgs,
+		Args:    cmdline.NoArgs,
 	}
 	path := configFlag(cmd)
 	level := cmd.Flags().String("log", "info", "least level that is logged: debug, info, warn, error")
@@ -80,7 +81,7 @@ func run(ctx context.Context, cfg *config.Config, reload func() (*config.Config,
 	ended := context.AfterFunc(ctx, func() {
 		time.Sleep(stopBound)
 		log.Error("not stopped in time", "after", stopBound)
-		os.Exit(ExitFailed)
+		os.Exit(cmdline.ExitFailed)
 	})
 	defer ended()
 	debug.FreeOSMemory() // what reading the configuration left behind: 3 MB that an idle gateway would keep for minutes

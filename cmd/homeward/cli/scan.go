@@ -15,6 +15,7 @@ import (
 	"homeward/agent"
 	"homeward/agent/config"
 	"homeward/agent/status"
+	"homeward/cmd/cmdline"
 	"homeward/drivers"
 	"homeward/drivers/all"
 	"homeward/drivers/scan"
@@ -35,7 +36,7 @@ and Ctrl-C ends it.`,
 		Example: `  homeward scan
   homeward scan --json --bus /dev/i2c-1
   homeward scan --modbus /dev/ttyUSB0 --line 9600-8N1,19200-8E1 --units 1-32`,
-		Args: noArgs,
+		Args: cmdline.NoArgs,
 	}
 	path := configFlag(cmd)
 	state := cmd.Flags().String("state", "", "state folder of the gateway that may be running (default: that of the configuration)")
@@ -56,7 +57,7 @@ and Ctrl-C ends it.`,
 			}
 			n, err := strconv.ParseUint(a, 0, 7)
 			if err != nil {
-				return usageError{fmt.Errorf("--ask %q: want I2C addresses such as 0x48, or SPI devices such as /dev/spidev0.0", a)}
+				return cmdline.Usage(fmt.Errorf("--ask %q: want I2C addresses such as 0x48, or SPI devices such as /dev/spidev0.0", a))
 			}
 			o.Ask = append(o.Ask, uint16(n))
 		}
@@ -75,17 +76,17 @@ and Ctrl-C ends it.`,
 		if *port != "" {
 			m := scan.ModbusOptions{Port: *port, Timeout: *timeout, Pause: *pause}
 			if m.From, m.To, err = unitRange(*units); err != nil {
-				return usageError{err}
+				return cmdline.Usage(err)
 			}
 			for _, l := range *lines {
 				line, err := drivers.ParseLine(l)
 				if err != nil || line.DataBits != 8 {
-					return usageError{fmt.Errorf("--line %q: want settings such as 9600-8N1,19200-8E1", l)}
+					return cmdline.Usage(fmt.Errorf("--line %q: want settings such as 9600-8N1,19200-8E1", l))
 				}
 				m.Lines = append(m.Lines, line)
 			}
 			if m.Timeout < time.Millisecond || m.Timeout > time.Minute || m.Pause < 0 || m.Pause > 10*time.Second {
-				return usageError{errors.New("--timeout: want 1ms to 1m; --pause: 0 to 10s")}
+				return cmdline.Usage(errors.New("--timeout: want 1ms to 1m; --pause: 0 to 10s"))
 			}
 			if live {
 				m.Step = func(line drivers.Line, unit, found int) {
@@ -129,7 +130,7 @@ func scanState(path string, given bool, state string) (string, error) {
 	case err == nil:
 		return cfg.State, nil
 	case given:
-		return "", usageError{err}
+		return "", cmdline.Usage(err)
 	case os.Getenv("HOMEWARD_STATE") != "":
 		return os.Getenv("HOMEWARD_STATE"), nil
 	}

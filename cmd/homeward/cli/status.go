@@ -12,6 +12,7 @@ import (
 
 	"homeward/agent"
 	"homeward/agent/status"
+	"homeward/cmd/cmdline"
 )
 
 // socketFlags says where the agent answers: beside the state folder of a configuration, or told.
@@ -36,7 +37,7 @@ func statusCommand() *cobra.Command {
 		Short: "Show what the running gateway is doing",
 		Example: `  homeward status
   homeward status --json | jq .problems`,
-		Args: noArgs,
+		Args: cmdline.NoArgs,
 	}
 	socket := socketFlags(cmd)
 	asJSON := jsonFlag(cmd)

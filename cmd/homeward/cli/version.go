@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"homeward/cmd/cmdline"
 )
 
 // Set by the linker: -X homeward/cmd/homeward/cli.version=… (see the Makefile).
@@ -46,7 +48,7 @@ func versionCommand() *cobra.Command {
 		Use:     "version",
 		Short:   "Print version, commit, build date, Go, architecture and slot",
 		Example: "  homeward version --json",
-		Args:    noArgs,
+		Args:    cmdline.NoArgs,
 	}
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
