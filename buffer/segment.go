@@ -232,6 +232,11 @@ func (b *Buffer) createBolt(name string, limit, pad int, bucket []byte) error {
 	if cerr := guard(db.Close); err == nil {
 		err = cerr
 	}
+	return b.named(tmp, name, err)
+}
+
+// named gives a file that was made as tmp its name, durably, unless err or what comes up here says that it is not whole; then it is removed.
+func (b *Buffer) named(tmp, name string, err error) error {
 	if err == nil {
 		err = b.fs.Rename(b.path(tmp), b.path(name))
 	}
@@ -520,16 +525,7 @@ func (b *Buffer) rewrite(s *segment, raws []rawBlock) error {
 	if err == nil {
 		err = b.setAside(name)
 	}
-	if err == nil {
-		err = b.fs.Rename(b.path(tmp), b.path(name))
-	}
-	if err == nil {
-		err = b.fs.SyncDir(b.dir)
-	}
-	if err != nil {
-		_ = b.fs.Remove(b.path(tmp)) // the first error is the one to tell
-	}
-	return err
+	return b.named(tmp, name, err)
 }
 
 func (b *Buffer) readRaw(s *segment, r rawBlock) ([]byte, error) {
