@@ -23,6 +23,7 @@ test: ## everything but the long campaigns, within ten minutes on two cores
 	scripts/test-deps
 	CGO_ENABLED=0 $(GO) test -timeout 9m ./...
 	cd scripts/flasher && CGO_ENABLED=0 $(GO) test -timeout 5m .
+	cd scripts/package && CGO_ENABLED=0 $(GO) test -timeout 5m .
 	scripts/test-qemu
 
 check: ## format, vet, staticcheck, import rule, freshness of generated files
@@ -30,6 +31,7 @@ check: ## format, vet, staticcheck, import rule, freshness of generated files
 	$(GO) vet ./...
 	CGO_ENABLED=0 $(GO) run $(STATICCHECK) ./...
 	cd scripts/flasher && $(GO) vet . && $(GO) mod verify && CGO_ENABLED=0 $(GO) run $(STATICCHECK) .
+	cd scripts/package && $(GO) vet . && $(GO) mod verify && CGO_ENABLED=0 $(GO) run $(STATICCHECK) .
 	$(GO) mod verify
 	$(GO) test -count=1 -run 'TestImports|TestReference|TestCodes|TestPromises' ./...
 

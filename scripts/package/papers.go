@@ -28,7 +28,7 @@ func papers(stage, program, version, maintainer string) error {
 	if err != nil {
 		return err
 	}
-	log := fmt.Sprintf("homeward (%s) unstable; urgency=medium\n\n  * Made from the sources of this version, whose CHANGELOG.md tells what changed.\n\n -- %s  %s\n",
+	log := fmt.Sprintf("homeward (%s) unstable; urgency=medium\n\n  * Made from the sources of this version: CHANGELOG.md there.\n\n -- %s  %s\n",
 		version, maintainer, time.Now().UTC().Format(time.RFC1123Z))
 	// A program of Go is static: it runs on any Debian, and there is no library to share.
 	override := "homeward: statically-linked-binary [usr/bin/homeward]\n"
