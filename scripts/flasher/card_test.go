@@ -168,7 +168,7 @@ func TestStopped(t *testing.T) {
 			}}
 			fix, _ := card(t, dev)
 			code, out, errs := runFlashCtx(t, ctx, fix, img, "/dev/sdb", "--yes", "--hostname", "gw-1")
-			if code != 1 || strings.Contains(out, "is ready") || !strings.HasPrefix(errs, "stopped\n/dev/sdb cannot be used as it is") {
+			if code != 1 || strings.Contains(out, "is ready") || !strings.HasPrefix(errs, "stopped: /dev/sdb cannot be used as it is") {
 				t.Errorf("code %d\n%s%s", code, out, errs)
 			}
 			noTable(t, dev.b)

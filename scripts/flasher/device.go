@@ -47,14 +47,19 @@ func openBlock(path string) (*blockDevice, error) {
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		return nil, fmt.Errorf("%s: in use (mounted, or held by another program): unmount its partitions first", path)
+	case errors.Is(err, unix.EROFS):
+		return nil, fmt.Errorf("%s: write-protected: slide the lock of the card or adapter", path)
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("%s: no right to write: run it with sudo", path)
 	case errors.Is(err, unix.ENOMEDIUM):
 		return nil, fmt.Errorf("%s: no card in the reader", path)
-	case errors.Is(err, unix.EROFS):
-		return nil, fmt.Errorf("%s: write-protected: slide the lock of the card or adapter", path)
 	case err != nil:
 		return nil, err
+	}
+	// Opening a locked one for writing is allowed, for the sake of old programs.
+	if ro, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET); err == nil && ro != 0 {
+		f.Close()
+		return nil, fmt.Errorf("%s: write-protected: slide the lock of the card or adapter", path)
 	}
 	d := &blockDevice{f: f, direct: direct}
 	if d.size, err = f.Seek(0, io.SeekEnd); err != nil || d.size == 0 {

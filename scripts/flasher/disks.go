@@ -409,6 +409,11 @@ func (w *world) toCard(ctx context.Context, o *options, img *Image, p progress) 
 	if err != nil {
 		var s spoiled
 		if errors.As(err, &s) {
+			for _, e := range []error{unix.EIO, unix.ENXIO, unix.ENODEV, unix.ENOMEDIUM} {
+				if errors.Is(err, e) {
+					s.err = fmt.Errorf("%w (pulled out? otherwise the card or its reader is bad)", s.err)
+				}
+			}
 			s.hint = fmt.Sprintf("%s cannot be used as it is: write it again, or take another card; %s was not touched", path, o.image)
 			return s
 		}

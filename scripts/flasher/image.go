@@ -92,6 +92,10 @@ func openImage(path string) (*Image, error) {
 	if img.Kind == "zstd" && img.Size >= 0 && img.Size < img.End {
 		img.Size = -1 // the first of several frames
 	}
+	// A few kilobytes may unpack to a full disk.
+	if img.Kind != "plain" && img.Size > img.End+1<<30 {
+		return nil, fmt.Errorf("image %s: it unpacks to %s, but its partitions reach to %s only: not an image as published", path, bytesText(img.Size), bytesText(img.End))
+	}
 	if img.Size >= 0 && img.Size < img.End {
 		return nil, fmt.Errorf("image %s: %s, but its partitions reach to %s: incomplete download?", path, bytesText(img.Size), bytesText(img.End))
 	}
@@ -150,7 +154,7 @@ func (c ctxReader) Read(p []byte) (int, error) {
 
 // xzSize adds up the indexes of all streams of an .xz file, from its end (xz format 1.2.1 §2.1.2, §4).
 func xzSize(f io.ReaderAt, size int64) (int64, error) {
-	var total int64
+	var total, padding int64
 	for end := size; end > 0; {
 		var foot [12]byte
 		if end < 32 || end%4 != 0 {
@@ -160,6 +164,9 @@ func xzSize(f io.ReaderAt, size int64) (int64, error) {
 			return 0, err
 		}
 		if bytes.Equal(foot[8:], []byte{0, 0, 0, 0}) { // stream padding
+			if padding += 4; padding > 1<<20 {
+				return 0, errors.New("more than a megabyte of padding")
+			}
 			end -= 4
 			continue
 		}
@@ -167,7 +174,7 @@ func xzSize(f io.ReaderAt, size int64) (int64, error) {
 			return 0, errors.New("its end is missing")
 		}
 		back := (int64(binary.LittleEndian.Uint32(foot[4:])) + 1) * 4
-		if back > 64<<20 || back > end-24 {
+		if back > 16<<20 || back > end-24 {
 			return 0, errors.New("its index does not fit")
 		}
 		index := make([]byte, back)
@@ -179,7 +186,7 @@ func xzSize(f io.ReaderAt, size int64) (int64, error) {
 		}
 		r := bytes.NewReader(index[1:])
 		n, err := binary.ReadUvarint(r)
-		if err != nil || n > uint64(back) {
+		if err != nil || n > 1<<20 { // a terabyte in blocks of a megabyte
 			return 0, errors.New("its index is bad")
 		}
 		var blocks int64

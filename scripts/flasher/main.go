@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const usageText = `Write an image to a card and make it ready for first boot.
@@ -82,7 +84,7 @@ func (w *world) run(ctx context.Context, args []string) int {
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			what = "stopped"
 		}
-		fmt.Fprintln(w.err, what+"\n"+s.hint)
+		fmt.Fprintln(w.err, what+": "+s.hint)
 	case ctx.Err() != nil:
 		fmt.Fprintln(w.err, "stopped; nothing was written")
 	default:
@@ -321,6 +323,13 @@ func (w *world) report(img *Image, got *Written, d *Prepared) {
 func (w *world) toFile(ctx context.Context, o *options, img *Image, p progress) error {
 	if _, err := os.Lstat(o.out); err == nil {
 		return usageError{fmt.Errorf("--image-only %s: exists: want a new file", o.out)}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(o.out), &st); err != nil {
+		return usageError{fmt.Errorf("--image-only %s: %w", o.out, err)}
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < uint64(img.least()) {
+		return fmt.Errorf("--image-only %s: %s free, but the image needs %s: take another folder", o.out, bytesText(int64(free)), bytesText(img.least()))
 	}
 	w.say("image     %s", img.describe())
 	w.say("to        %s", o.out)

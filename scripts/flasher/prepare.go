@@ -105,9 +105,14 @@ func guard(do func() error) (err error) {
 
 // openFAT finds the boot partition: the first FAT file system with a cmdline.txt or config.txt.
 func openFAT(o *overlay, parts []Partition) (filesystem.FileSystem, *Partition, error) {
+	why := ""
 	for i := range parts {
 		p := &parts[i]
 		var fsys filesystem.FileSystem
+		if err := checkFAT(o, *p); err != nil {
+			why += fmt.Sprintf("; partition %d: %v", p.N, err)
+			continue
+		}
 		if guard(func() (err error) { fsys, err = openFAT32(o, *p); return err }) != nil &&
 			guard(func() (err error) { fsys, err = fat16.Read(o, p.Size, p.Start, sector); return err }) != nil {
 			continue
@@ -118,7 +123,7 @@ func openFAT(o *overlay, parts []Partition) (filesystem.FileSystem, *Partition, 
 			}
 		}
 	}
-	return nil, nil, errors.New("no FAT partition with cmdline.txt or config.txt: not a Raspberry Pi image; without first-boot options it can still be written")
+	return nil, nil, fmt.Errorf("no FAT partition with cmdline.txt or config.txt: not a Raspberry Pi image; without first-boot options it can still be written%s", why)
 }
 
 // openExt4 finds the root partition: the first ext4 file system with /etc.
