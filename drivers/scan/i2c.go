@@ -12,6 +12,7 @@ import (
 	"periph.io/x/conn/v3/i2c"
 
 	"homeward/drivers"
+	"homeward/drivers/chip"
 )
 
 // I2CBus is an I2C bus and what answers on it.
@@ -158,28 +159,8 @@ func (l line) command(order []byte, n int) ([]byte, bool) {
 	if err != nil {
 		return nil, false
 	}
-	for i := 0; i+3 <= len(b); i += 3 {
-		if crc8(b[i:i+2]) != b[i+2] {
-			return nil, false
-		}
-	}
-	return b, true
-}
-
-// crc8 is Sensirion's: polynomial 0x31, beginning with 0xFF (SHT3x datasheet §4.12).
-func crc8(b []byte) byte {
-	c := byte(0xFF)
-	for _, x := range b {
-		c ^= x
-		for range 8 {
-			if c&0x80 != 0 {
-				c = c<<1 ^ 0x31
-			} else {
-				c <<= 1
-			}
-		}
-	}
-	return c
+	_, err = chip.Words(b)
+	return b, err == nil
 }
 
 // ask finds out what is at an address, nil for nothing. The package comment says for each why what is

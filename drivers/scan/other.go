@@ -20,6 +20,8 @@ var spiChips = []struct{ driver, rest string }{
 	{"max31855", ""},
 }
 
+const noteSPI = "SPI tells nothing of what is connected: take the item of the chip that is"
+
 // spi lists the devices that the kernel gives programs a file for. None is opened but those that AskSPI names.
 func (o *Options) spi(ctx context.Context, r *Result, simulated []drivers.Bus) {
 	add := func(name, path string) {
@@ -34,15 +36,18 @@ func (o *Options) spi(ctx context.Context, r *Result, simulated []drivers.Bus) {
 			}
 			return snippet(n, driver, "bus", name, rest)
 		}
-		d.Note = "SPI tells nothing of what is connected: take the item of the chip that is"
+		d.Note = noteSPI
 		if slices.Contains(o.AskSPI, name) {
 			d.Chip, d.Note = o.askSPI(ctx, name, len(d.Users) > 0)
 		}
+		if len(d.Users) > 0 && d.Note == noteSPI {
+			d.Note = ""
+		}
 		for _, c := range spiChips {
-			switch d.Chip {
-			case "":
+			switch {
+			case d.Chip == "" && len(d.Users) == 0:
 				d.Choices = append(d.Choices, Choice{c.driver, item(c.driver, c.rest)})
-			case c.driver:
+			case d.Chip == c.driver:
 				d.Config = item(c.driver, c.rest)
 			}
 		}
@@ -128,7 +133,10 @@ func (o *Options) w1Device(r *Result, bus, id string) {
 	if m == nil || !o.wanted(bus, id) {
 		return
 	}
-	d := Device{Name: id, Bus: bus, Chip: w1Families[m[1]], Users: o.users("", bus)}
+	d := Device{Name: id, Bus: bus, Chip: w1Families[m[1]]}
+	mine := *o // of the bus's sensors those that read this device
+	mine.Owned = slices.DeleteFunc(slices.Clone(o.Owned), func(x Owned) bool { return x.Device != "" && x.Device != id })
+	d.Users = mine.users("", bus)
 	if d.Chip == "" {
 		d.Note = "family " + m[1] + ": not a thermometer that this program reads"
 	}

@@ -87,6 +87,7 @@ type Owned struct {
 	Sensor string `json:"sensor"`
 	Driver string `json:"driver"`
 	State  string `json:"state"`
+	Device string `json:"device,omitempty"` // 1-Wire: the one on that bus; "": the only one, or not known
 }
 
 // Result is all that was found.

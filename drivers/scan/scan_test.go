@@ -398,7 +398,7 @@ func TestTree(t *testing.T) {
 		}
 		return nil, nil
 	}
-	o.Agent, o.Owned = 12, []Owned{{"/dev/serial/by-id/usb-FTDI_FT232R_A50285BI-if00-port0", "boiler", "modbus", "ok"}}
+	o.Agent, o.Owned = 12, []Owned{{Bus: "/dev/serial/by-id/usb-FTDI_FT232R_A50285BI-if00-port0", Sensor: "boiler", Driver: "modbus", State: "ok"}}
 	r, err := Scan(t.Context(), o)
 	require.NoError(t, err)
 	names := []string{}

@@ -147,9 +147,6 @@ func (w *World) List() []drivers.Bus {
 	for _, name := range slices.Sorted(maps.Keys(w.w1)) {
 		list = append(list, drivers.Bus{Kind: drivers.W1Bus, Name: Prefix + name})
 	}
-	for _, name := range slices.Sorted(maps.Keys(w.w1)) {
-		list = append(list, drivers.Bus{Kind: drivers.W1Bus, Name: Prefix + name})
-	}
 	return list
 }
 

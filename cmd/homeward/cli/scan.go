@@ -18,6 +18,7 @@ import (
 	"homeward/cmd/cmdline"
 	"homeward/drivers"
 	"homeward/drivers/all"
+	"homeward/drivers/ds18b20"
 	"homeward/drivers/scan"
 	"homeward/drivers/sim"
 )
@@ -64,11 +65,11 @@ and Ctrl-C ends it.`,
 		if os.Getenv(sim.Env) != "" {
 			o.Sim, o.SimPath = sim.List, sim.PortPath
 		}
-		folder, err := scanState(*path, cmd.Flags().Changed("config"), *state)
+		folder, cfg, err := scanState(*path, cmd.Flags().Changed("config"), *state)
 		if err != nil {
 			return err
 		}
-		if err := askAgent(cmd.Context(), folder, &o); err != nil {
+		if err := askAgent(cmd.Context(), folder, cfg, &o); err != nil {
 			return err
 		}
 		progress := cmd.ErrOrStderr()
@@ -120,25 +121,26 @@ and Ctrl-C ends it.`,
 	return cmd
 }
 
-// scanState is where an agent may be running. A scan needs no configuration: before there is one, it is the first thing done.
-func scanState(path string, given bool, state string) (string, error) {
+// scanState is where an agent may be running, and its configuration, nil where there is none. A scan needs no configuration:
+// before there is one, it is the first thing done.
+func scanState(path string, given bool, state string) (string, *config.Config, error) {
 	if state != "" {
-		return state, nil
+		return state, nil, nil
 	}
 	cfg, err := config.Load(path, all.Factories)
 	switch {
 	case err == nil:
-		return cfg.State, nil
+		return cfg.State, cfg, nil
 	case given:
-		return "", cmdline.Usage(err)
+		return "", nil, cmdline.Usage(err)
 	case os.Getenv("HOMEWARD_STATE") != "":
-		return os.Getenv("HOMEWARD_STATE"), nil
+		return os.Getenv("HOMEWARD_STATE"), nil, nil
 	}
-	return "/var/lib/homeward", nil
+	return "/var/lib/homeward", nil, nil
 }
 
 // askAgent learns what a running agent has open, so that it is left alone.
-func askAgent(ctx context.Context, state string, o *scan.Options) error {
+func askAgent(ctx context.Context, state string, cfg *config.Config, o *scan.Options) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var s status.Status
@@ -151,10 +153,22 @@ func askAgent(ctx context.Context, state string, o *scan.Options) error {
 	o.Agent = s.PID
 	for _, x := range s.Sensors {
 		if x.State != "disabled" {
-			o.Owned = append(o.Owned, scan.Owned{Bus: x.Bus, Sensor: x.Name, Driver: x.Driver, State: x.State})
+			o.Owned = append(o.Owned, scan.Owned{Bus: x.Bus, Sensor: x.Name, Driver: x.Driver, State: x.State, Device: w1Device(cfg, x.Name)})
 		}
 	}
 	return nil
+}
+
+// w1Device is which of a 1-Wire bus's devices a sensor is configured to read.
+func w1Device(cfg *config.Config, sensor string) string {
+	if cfg != nil {
+		for _, s := range cfg.Sensors {
+			if o, ok := s.Options.(*ds18b20.Options); ok && s.Name == sensor {
+				return o.ID
+			}
+		}
+	}
+	return ""
 }
 
 func unitRange(s string) (from, to int, err error) {

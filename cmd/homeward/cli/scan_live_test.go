@@ -65,6 +65,15 @@ func TestScanBeside(t *testing.T) {
 		require.NoError(t, err)
 		w.AddSPI(name, ct.New(w, name, nil).(sim.SPIChip))
 	}
+	w1 := w.AddW1("w1")
+	for _, name := range []string{"held", "free"} {
+		ct, err := sim.FindChip("ds18b20")
+		require.NoError(t, err)
+		require.NoError(t, w1.Add(ct.New(w, name, nil).(sim.W1Chip)))
+	}
+	thermometers, err := w1.Devices()
+	require.NoError(t, err)
+	require.Len(t, thermometers, 2)
 	line := func(name string, units ...byte) *sim.Modbus {
 		d, regs := new(sim.Modbus), new(sim.ModbusMap)
 		regs.Set(sim.Holding, 0, 42)
@@ -95,8 +104,9 @@ sensors:
   - {name: oven, driver: max31855, bus: "sim:spi0.0", every: 2s}
   - {name: boiler, driver: modbus, port: "sim:rs485", line: 19200-8E1, unit_id: 1, every: 2s, timeout: 2s, channels: [{name: r, register: holding, address: 0, type: uint16}]}
   - {name: meter, driver: modbus, port: %[1]s/usb, line: 19200-8E1, unit_id: 3, every: 2s, timeout: 2s, channels: [{name: r, register: holding, address: 0, type: uint16}]}
+  - {name: pipe, driver: ds18b20, bus: "sim:w1", id: %[2]s, every: 2s}
 buffer: {keep_free: 0, max_bytes: 64MB}
-`, dir), 0o600))
+`, dir, thermometers[0]), 0o600))
 	homeward := func(args ...string) *exec.Cmd {
 		cmd := exec.Command(program, args...)
 		cmd.Env = append(os.Environ(), sim.Env+"="+socket, "NOTIFY_SOCKET=")
@@ -121,7 +131,7 @@ buffer: {keep_free: 0, max_bytes: 64MB}
 		}
 	})
 	look := func() (s status.Status, polls int) {
-		if status.Get(t.Context(), agent.SocketPath(filepath.Join(dir, "state")), "/status.json", &s) != nil || len(s.Sensors) != 4 {
+		if status.Get(t.Context(), agent.SocketPath(filepath.Join(dir, "state")), "/status.json", &s) != nil || len(s.Sensors) != 5 {
 			return s, -1
 		}
 		polls = 1 << 30
@@ -137,7 +147,7 @@ buffer: {keep_free: 0, max_bytes: 64MB}
 
 	before, polls := look()
 	require.Positive(t, polls)
-	names := map[string]string{"sim:i2c-1": "cellar", "sim:rs485": "boiler", "sim:usb": "meter", "sim:spi0.0": "oven"}
+	names := map[string]string{"sim:i2c-1": "cellar", "sim:rs485": "boiler", "sim:usb": "meter", "sim:spi0.0": "oven", thermometers[0]: "pipe"}
 	seen := func(name string, users []scan.User) {
 		var sensors []string
 		for _, u := range users {
@@ -189,7 +199,13 @@ buffer: {keep_free: 0, max_bytes: 64MB}
 				}
 			}
 		}
-		require.Len(t, items, 1+3+2*3)
+		for _, d := range r.W1 {
+			if d.Bus == "sim:w1" {
+				seen(d.Name, d.Users)
+				items = append(items, d.Config)
+			}
+		}
+		require.Len(t, items, 1+3+3+2) // each find once; SPI with a choice of three where it is free
 		_, p := look()
 		now = max(now, p)
 	}
