@@ -21,7 +21,9 @@ type socket struct {
 
 	mu      sync.Mutex
 	pullAt  int64 // after so many bytes written; 0: never
+	readAt  int64 // after so many read since the last write; 0: never
 	written int64
+	read    int64
 	gone    bool
 }
 
@@ -46,6 +48,9 @@ func (f *socketFile) Open(context.Context, uint32) (fs.FileHandle, uint32, sysca
 func (f *socketFile) Read(_ context.Context, p []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
+	if f.s.read += int64(len(p)); f.s.readAt > 0 && f.s.read > f.s.readAt {
+		f.s.gone = true
+	}
 	if f.s.gone {
 		return nil, syscall.EIO
 	}
@@ -56,6 +61,7 @@ func (f *socketFile) Read(_ context.Context, p []byte, off int64) (fuse.ReadResu
 func (f *socketFile) Write(_ context.Context, p []byte, off int64) (uint32, syscall.Errno) {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
+	f.s.read = 0
 	if f.s.written += int64(len(p)); f.s.pullAt > 0 && f.s.written > f.s.pullAt {
 		f.s.gone = true
 	}
@@ -152,9 +158,13 @@ func TestPulledForReal(t *testing.T) {
 		"in the image":        50 * mib,
 		"in the edited files": total - headSize - blockSize,
 		"in the last block":   total - 1,
+		"while read back":     0,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, dev := insert(t, at)
+			if at == 0 {
+				s.readAt = 60 * mib
+			}
 			code, out, errs := flash(dev)
 			if code != 1 || strings.Contains(out, "is ready") || strings.Contains(out, "done      ") {
 				t.Errorf("code %d\n%s", code, out)
@@ -179,7 +189,7 @@ func TestPulledForReal(t *testing.T) {
 			}
 			// The same socket, another card.
 			s.mu.Lock()
-			s.gone, s.pullAt = false, 0
+			s.gone, s.pullAt, s.readAt = false, 0, 0
 			s.mu.Unlock()
 			if code, out, errs := flash(dev); code != 0 || !strings.Contains(out, dev+" is ready") {
 				t.Fatalf("again: code %d\n%s%s", code, out, errs)
