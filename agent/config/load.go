@@ -112,14 +112,14 @@ func (d *decoder) checkHome(c *Config) {
 		path := "home." + level.key
 		switch _, given := d.at[path]; {
 		case !given && level.value == "": // reported as missing
-		case !isName(level.value):
-			d.problem(path, d.shown(path), wantName)
+		case !drivers.IsName(level.value):
+			d.problem(path, d.shown(path), drivers.WantName)
 		case strings.HasPrefix(level.value, "$"):
 			d.problem(path, d.shown(path), "no $ at the beginning: such topics belong to the broker")
 		}
 	}
-	if _, given := d.at["home.client_id"]; given && (h.ClientID == "" || !isName(h.ClientID)) {
-		d.problem("home.client_id", d.shown("home.client_id"), wantName)
+	if _, given := d.at["home.client_id"]; given && (h.ClientID == "" || !drivers.IsName(h.ClientID)) {
+		d.problem("home.client_id", d.shown("home.client_id"), drivers.WantName)
 	}
 	if _, given := d.at["home.url"]; given {
 		d.checkURL(c)
@@ -215,8 +215,8 @@ func (d *decoder) checkSensors(c *Config) {
 		namePath := path + ".name"
 		if _, given := d.at[namePath]; given {
 			switch {
-			case !isName(s.Name):
-				d.problem(namePath, d.shown(namePath), wantName)
+			case !drivers.IsName(s.Name):
+				d.problem(namePath, d.shown(namePath), drivers.WantName)
 			case first[s.Name] != "":
 				d.problem(namePath, d.shown(namePath), fmt.Sprintf("a name of its own: %s has it already (line %d)", first[s.Name], d.where(first[s.Name]).Line))
 			default:
@@ -310,8 +310,8 @@ func (d *decoder) checkChannels(c *Config, s *Sensor, path string) {
 		}
 		namePath := at + ".name"
 		switch {
-		case !isName(ch.Name):
-			d.problem(namePath, d.shown(namePath), wantName)
+		case !drivers.IsName(ch.Name):
+			d.problem(namePath, d.shown(namePath), drivers.WantName)
 		case seen[ch.Name]:
 			d.problem(namePath, d.shown(namePath), "a name that no other channel of this sensor has")
 		}

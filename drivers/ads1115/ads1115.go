@@ -96,19 +96,10 @@ func (o *Options) Check() []drivers.Fault {
 			continue
 		}
 		c.request = start | uint16(mux)<<12 | uint16(gain)<<9 | singleShot | rate250 | noComparator
-		if c.Scale == nil {
-			c.Scale = new(float64)
-			*c.Scale = 1
-			if c.Unit == nil {
-				volt := drivers.Unit("V")
-				c.Unit = &volt
-			}
-		} else if *c.Scale == 0 || math.IsInf(*c.Scale, 0) || math.IsNaN(*c.Scale) {
-			fault("scale", *c.Scale, "a finite number other than 0")
+		if c.Scale == nil && c.Unit == nil {
+			c.Unit = new(drivers.Unit("V"))
 		}
-		if math.IsInf(c.Offset, 0) || math.IsNaN(c.Offset) {
-			fault("offset", c.Offset, "a finite number")
-		}
+		drivers.CheckScale(&c.Scale, c.Offset, fault)
 		if c.Unit == nil {
 			c.Unit = new(drivers.Unit)
 		}

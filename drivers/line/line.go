@@ -146,16 +146,7 @@ func (o *Options) Check() []drivers.Fault {
 				fault(path+"factor", u.Factor, "a finite number other than 0")
 			}
 		}
-		if c.Scale == nil {
-			c.Scale = new(float64)
-			*c.Scale = 1
-		}
-		if !factor(*c.Scale) {
-			fault(at+"scale", *c.Scale, "a finite number other than 0")
-		}
-		if math.IsNaN(c.Offset) || math.IsInf(c.Offset, 0) {
-			fault(at+"offset", c.Offset, "a finite number")
-		}
+		drivers.CheckScale(&c.Scale, c.Offset, func(key string, bad any, want string) { fault(at+key, bad, want) })
 	}
 	return faults
 }

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 
 	"periph.io/x/conn/v3/physic"
 	"periph.io/x/conn/v3/spi"
@@ -71,15 +70,7 @@ func (o *Options) Check() (faults []drivers.Fault) {
 		case *c.Input < 0 || *c.Input > 7:
 			fault("input", *c.Input, "0 to 7")
 		}
-		if c.Scale == nil {
-			c.Scale = new(float64)
-			*c.Scale = 1
-		} else if *c.Scale == 0 || math.IsInf(*c.Scale, 0) || math.IsNaN(*c.Scale) {
-			fault("scale", *c.Scale, "a finite number other than 0")
-		}
-		if math.IsInf(c.Offset, 0) || math.IsNaN(c.Offset) {
-			fault("offset", c.Offset, "a finite number")
-		}
+		drivers.CheckScale(&c.Scale, c.Offset, fault)
 		if c.Unit == nil {
 			c.Unit = new(drivers.Unit)
 		}

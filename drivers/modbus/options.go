@@ -3,7 +3,6 @@ package modbus
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -202,15 +201,7 @@ func (c *Channel) check(fault func(key string, bad any, want string), maxCount i
 			fault(o.key, *o.v, "big or little")
 		}
 	}
-	if c.Scale == nil {
-		c.Scale = ptr(1.0)
-	}
-	if s := *c.Scale; s == 0 || math.IsNaN(s) || math.IsInf(s, 0) {
-		fault("scale", s, "a finite number other than 0")
-	}
-	if math.IsNaN(c.Offset) || math.IsInf(c.Offset, 0) {
-		fault("offset", c.Offset, "a finite number")
-	}
+	drivers.CheckScale(&c.Scale, c.Offset, fault)
 	switch {
 	case c.Bit != nil && c.Bits != nil:
 		fault("bits", c.Bits, "either bit or bits")

@@ -7,9 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
+	"homeward/drivers"
 	"homeward/plainyaml"
 )
 
@@ -140,21 +139,11 @@ func (x node) text(want string) (string, bool) {
 	return text, true
 }
 
-// isName is the gateway's rule for the names of sensors and channels: 1 to 64 characters of any script (127 bytes),
-// printable, blanks not at the ends. The slash separates sensor and channel; plus and number sign are MQTT's wildcards.
-func isName(s string) bool {
-	n := utf8.RuneCountInString(s)
-	return n >= 1 && n <= 64 && len(s) <= 127 && utf8.ValidString(s) && strings.TrimSpace(s) == s &&
-		!strings.ContainsFunc(s, func(c rune) bool {
-			return strings.ContainsRune("/+#", c) || c != ' ' && !unicode.In(c, unicode.L, unicode.M, unicode.N, unicode.P, unicode.S)
-		})
-}
-
 // name is the name of a sensor or channel.
 func (x node) name() string {
 	text, ok := x.text("a name")
-	if ok && !isName(text) {
-		x.bad("a name of 1 to 64 characters (127 bytes) without / + # and control characters, and without blanks at its ends")
+	if ok && !drivers.IsName(text) {
+		x.bad(drivers.WantName)
 		return ""
 	}
 	return text
