@@ -151,16 +151,19 @@ var simulator = sync.OnceValues(func() (string, error) {
 // TestCommands runs what the documents tell people to type, as it stands there: testdata/commands has the scripts, and a command that
 // is in no script fails here. Beside testscript's own commands there are
 //
-//	documented [CODE] FILE COMMAND   runs it by sh and wants this exit code, 0 if none is said. The document must have it. [x]
-//	                                 and a|b stand for several commands: without and with all that may be left out, and each of a and b
+//	documented [CODE] FILE COMMAND   runs it by sh and wants this exit code, 0 if none is said. The document must have it; FILE * are
+//	                                 all that have it. [x] and a|b stand for several commands: without and with all of
+//	                                 [x], and each of a and b
 //	documented &NAME FILE COMMAND    the same in the background
-//	elsewhere FILE COMMAND PATH TEXT another test runs it: the file PATH, which has this text. FILE is * for all documents
+//	elsewhere FILE COMMAND PATH TEXT another test runs it: the file PATH, which has this text
+//	nowhere FILE COMMAND WHY         no test runs it
 //	put OLD NEW                      from here on, in documented commands: what a document cannot know
-//	box                              from here on, documented commands and exec'd "inside" run in a machine of their own: /etc, /var/lib,
-//	                                 /usr/local and the network are nobody else's, and sudo -u is heeded
-//	inside COMMAND…                  runs it in there
+//	box                              from here on, documented commands, and those of inside and start, run in a machine of their own: /etc, /var/lib,
+//	                                 /usr/local, /run and the network are nobody else's, and sudo -u is heeded
+//	inside COMMAND                   runs it, by sh and in the box if there is one
+//	start NAME COMMAND               the same in the background
 //	await NAME PATTERN [VAR]         waits until what it printed has it; the first group goes into VAR
-//	until COMMAND                    runs it, by sh and in the box if there is one, again and again until it succeeds
+//	until COMMAND                    is inside, again and again until it succeeds
 //	end NAME SIGNAL [CODE]           stops it, wants this exit code (- for any), and has its output for stdout and stderr
 //	tree                             copies this repository into $WORK/tree
 //	shown FILE TEXT                  the document has this, in a line
@@ -184,6 +187,11 @@ func TestCommands(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", strings.Join([]string{e.WorkDir + "/bin", filepath.Dir(program), os.Getenv("PATH"), "/usr/sbin", "/sbin"}, ":"))
 			e.Setenv("ROOT", root)
+			tool, err := exec.LookPath("go")
+			if err != nil {
+				return err
+			}
+			e.Setenv("TOOL", tool)
 			for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOFLAGS", "GOPROXY"} {
 				out, err := exec.Command("go", "env", name).Output()
 				if err != nil {
@@ -200,9 +208,11 @@ func TestCommands(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"documented": in((*scene).documented),
 			"elsewhere":  in((*scene).elsewhere),
+			"nowhere":    in((*scene).nowhere),
 			"put":        in((*scene).put),
 			"box":        in((*scene).box),
 			"inside":     in((*scene).inside),
+			"start":      in((*scene).behindCmd),
 			"await":      in((*scene).await),
 			"until":      in((*scene).until),
 			"end":        in((*scene).end),
@@ -214,7 +224,7 @@ func TestCommands(t *testing.T) {
 	})
 }
 
-var scripted = regexp.MustCompile(`^(documented(?: &\w+| \d+)?|elsewhere) (\S+) (?:'((?:[^']|\'\')*)'|(\S+))`)
+var scripted = regexp.MustCompile(`^(documented(?: &\w+| \d+)?|elsewhere|nowhere) (\S+) (?:'((?:[^']|\'\')*)'|(\S+))`)
 
 // covered wants each documented command in a script. A mere name in the text is covered by a command that begins with it.
 func covered(t *testing.T, d documents, scripts []string) {
@@ -305,6 +315,14 @@ func (s *scene) close() {
 }
 
 func (s *scene) has(ts *testscript.TestScript, file, command string) {
+	if file == "*" {
+		for file := range s.documents.commands {
+			if slices.Contains(s.documents.commands[file], command) {
+				return
+			}
+		}
+		ts.Fatalf("no document has the command: %s", command)
+	}
 	if !slices.Contains(s.documents.commands[file], command) && !slices.Contains(s.documents.synopses[file], command) {
 		ts.Fatalf("%s has no command: %s", file, command)
 	}
@@ -392,7 +410,7 @@ func (s *scene) become(command string) string {
 	}
 	command = strings.TrimPrefix(command, as[0])
 	if as[1] != "" && s.holder != nil {
-		command = "runuser -u " + as[1] + " -- " + command
+		command = "setpriv --reuid=" + as[1] + " --regid=" + as[1] + " --init-groups -- " + command
 	}
 	return command
 }
@@ -402,7 +420,7 @@ func (s *scene) argv(ts *testscript.TestScript, command string) []string {
 	if s.holder == nil {
 		return []string{"sh", "-c", command}
 	}
-	return []string{"nsenter", "-t", strconv.Itoa(s.holder.Process.Pid), "-m", "-n", "sh", "-c", "cd '" + ts.MkAbs(".") + "' && " + command}
+	return []string{"nsenter", "-t", strconv.Itoa(s.holder.Process.Pid), "-m", "-n", "sh", "-c", "cd '" + ts.MkAbs(".") + "'; " + command}
 }
 
 func (s *scene) sh(ts *testscript.TestScript, command string) int {
@@ -414,6 +432,11 @@ func (s *scene) sh(ts *testscript.TestScript, command string) int {
 	}
 	ts.Check(err)
 	return 0
+}
+
+func (s *scene) behindCmd(ts *testscript.TestScript, args []string) {
+	want(ts, args, 2, 2, "start NAME COMMAND")
+	s.start(ts, args[0], args[1])
 }
 
 func (s *scene) start(ts *testscript.TestScript, name, command string) {
@@ -429,7 +452,7 @@ func (s *scene) start(ts *testscript.TestScript, name, command string) {
 	errs, err := os.Create(p.err)
 	ts.Check(err)
 	defer errs.Close()
-	argv := s.argv(ts, command)
+	argv := s.argv(ts, "trap : INT TERM; "+command) // sh waits, and ends as the command does
 	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = ts.MkAbs("."), env, out, errs
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -503,11 +526,7 @@ func (s *scene) end(ts *testscript.TestScript, args []string) {
 
 func (s *scene) elsewhere(ts *testscript.TestScript, args []string) {
 	want(ts, args, 4, 4, "elsewhere FILE COMMAND PATH TEXT")
-	if args[0] != "*" {
-		s.has(ts, args[0], args[1])
-	} else if !slices.ContainsFunc(slices.Collect(maps.Values(s.documents.commands)), func(c []string) bool { return slices.Contains(c, args[1]) }) {
-		ts.Fatalf("no document has the command: %s", args[1])
-	}
+	s.has(ts, args[0], args[1])
 	text, err := os.ReadFile(filepath.Join(ts.Getenv("ROOT"), args[2]))
 	ts.Check(err)
 	for line := range strings.Lines(string(text)) {
@@ -516,6 +535,11 @@ func (s *scene) elsewhere(ts *testscript.TestScript, args []string) {
 		}
 	}
 	ts.Fatalf("%s has no line with: %s", args[2], args[3])
+}
+
+func (s *scene) nowhere(ts *testscript.TestScript, args []string) {
+	want(ts, args, 3, 3, "nowhere FILE COMMAND WHY")
+	s.has(ts, args[0], args[1])
 }
 
 func (s *scene) put(ts *testscript.TestScript, args []string) {
@@ -533,6 +557,7 @@ func (s *scene) box(ts *testscript.TestScript, args []string) {
 			mkdir -p "$0/up/$d" "$0/work/$d"
 			mount -t overlay overlay -o "lowerdir=/$d,upperdir=$0/up/$d,workdir=$0/work/$d" "/$d"
 		done
+		mount -t tmpfs tmpfs /run # no systemd
 		ip link set lo up
 		echo ready
 		exec sleep 600`, own)
