@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 
+	"periph.io/x/conn/v3/physic"
+	"periph.io/x/conn/v3/spi"
+
 	"homeward/drivers"
 	"homeward/drivers/max31855"
 )
@@ -18,6 +21,8 @@ var spiChips = []struct{ driver, rest string }{
 	{"mcp3008", "channels: [{name: input0, input: 0, unit: V}]"},
 	{"mcp3208", "channels: [{name: input0, input: 0, unit: V}]"},
 	{"max31855", ""},
+	{"bme280", "interface: spi"},
+	{"bmp280", "interface: spi"},
 }
 
 const noteSPI = "SPI tells nothing of what is connected: take the item of the chip that is"
@@ -63,8 +68,9 @@ func (o *Options) spi(ctx context.Context, r *Result, simulated []drivers.Bus) {
 	}
 }
 
-// askSPI reads two words and sees whether they can be a MAX31855's: it has no identity, but reserved bits, a fault bit that agrees with
-// its causes, and temperatures that exist, in both words.
+// askSPI reads the identity of a BME280 or BMP280, and else two words to see whether they can be a MAX31855's: that has no identity, but
+// reserved bits, a fault bit that agrees with its causes, and temperatures that exist, in both words. In this order: zeros are an
+// order to the first two, to write.
 func (o *Options) askSPI(ctx context.Context, name string, used bool) (chip, note string) {
 	if used {
 		return "", "in use, so it was not asked"
@@ -75,16 +81,30 @@ func (o *Options) askSPI(ctx context.Context, name string, used bool) (chip, not
 		return "", err.Error()
 	}
 	defer h.Close()
+	conn, err := h.SPI.Connect(physic.MegaHertz, spi.Mode0, 8)
+	if err != nil {
+		return "", err.Error()
+	}
+	var id [2]byte
+	if err := conn.Tx([]byte{0xD0, 0}, id[:]); err != nil {
+		return "", err.Error()
+	}
+	switch id[1] {
+	case 0x60:
+		return "bme280", "identity 0x60 (register 0xD0)"
+	case 0x58:
+		return "bmp280", "identity 0x58 (register 0xD0)"
+	}
 	c := max31855.Options{BusName: name}
 	_ = c.Check() // fills in the channels
 	s, err := c.Open(ctx, drivers.Env{SPI: h.SPI})
 	if err != nil {
-		return "", "asked, it is no MAX31855, or has no power: " + err.Error()
+		return "", "asked, it is no BME280, BMP280 or MAX31855, or has no power: " + err.Error()
 	}
 	defer s.Close()
 	readings, err := s.Read(ctx)
 	if len(readings) == 0 {
-		return "", "asked, it is no MAX31855: " + err.Error()
+		return "", "asked, it is no BME280, BMP280 or MAX31855: " + err.Error()
 	}
 	var says []string
 	for _, x := range readings {

@@ -7,8 +7,8 @@
 //     resets some boards). Only [Modbus] opens one, on request, and refuses one that another process holds.
 //   - SPI devices and 1-Wire devices are listed by the files that the kernel made for them. SPI has no addresses and
 //     no acknowledgement: there is no question that means the same to every chip, and even to read is to write as many bits, which
-//     a shift register puts out on its pins and a D/A converter on its output. Only one that [Options].Ask names is
-//     read from, with zeros, to see whether the word is one of a MAX31855.
+//     a shift register puts out on its pins and a D/A converter on its output. Only one that [Options].AskSPI names is
+//     asked: for register 0xD0, where a BME280 has its identity, and then, with zeros, whether its word is one of a MAX31855.
 //   - A bus that the running agent owns ([Options].Owned), or that any process has open, is not touched; what the
 //     agent has there is listed in place of it. Addresses that a driver of the kernel serves are not touched.
 //   - On I2C an address is first only read from, without a write: nothing but a finished conversion, or an entry of a

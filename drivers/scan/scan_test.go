@@ -274,7 +274,7 @@ func (c *answering) SPI(w []byte) []byte {
 }
 func (c *answering) Reset() {}
 
-// TestSPI: an SPI device is asked only when it is named and nobody has it, and then with zeros; a MAX31855 is known by its
+// TestSPI: an SPI device is asked only when it is named and nobody has it; a BME280 is known by its identity, a MAX31855 by its
 // answer, with a broken thermocouple too, and nothing else is taken for one.
 func TestSPI(t *testing.T) {
 	w := &sim.World{}
@@ -287,10 +287,12 @@ func TestSPI(t *testing.T) {
 	}{
 		"good":    {sim.NewMAX31855(w, "x", nil, nil), "max31855", "temperature 200 Cel, junction 25 Cel"},
 		"broken":  {broken, "max31855", "junction 25 Cel, max31855: the answer failed its check: OC: the thermocouple is open"},
-		"adc":     {sim.NewMCP3008(w, "x", 3.3, [8]func(time.Time) float64{}), "", "no MAX31855"},
-		"nobody":  {&answering{}, "", "no MAX31855"},
-		"pulled":  {&answering{answer: []byte{0xFF, 0xFF, 0xFF, 0xFF}}, "", "no MAX31855"},
-		"letters": {&answering{answer: []byte("spi!")}, "", "no MAX31855"},
+		"bme280":  {sim.NewBME280(w, "x", sim.Environment{}), "bme280", "identity 0x60"},
+		"bmp280":  {sim.NewBMP280(w, "x", sim.Environment{}), "bmp280", "identity 0x58"},
+		"adc":     {sim.NewMCP3008(w, "x", 3.3, [8]func(time.Time) float64{}), "", "it is no BME280, BMP280 or MAX31855"},
+		"nobody":  {&answering{}, "", "it is no BME280, BMP280 or MAX31855"},
+		"pulled":  {&answering{answer: []byte{0xFF, 0xFF, 0xFF, 0xFF}}, "", "it is no BME280, BMP280 or MAX31855"},
+		"letters": {&answering{answer: []byte("spi!")}, "", "it is no BME280, BMP280 or MAX31855"},
 	}
 	for name, c := range chips {
 		w.AddSPI(name, c.chip)
@@ -300,7 +302,7 @@ func TestSPI(t *testing.T) {
 	require.Len(t, r.SPI, len(chips))
 	for _, d := range r.SPI {
 		require.Empty(t, d.Chip+d.Config)
-		require.Len(t, d.Choices, 3)
+		require.Len(t, d.Choices, 5)
 	}
 	require.Empty(t, chips["nobody"].chip.(*answering).sent, "not named, not asked")
 	for name, c := range chips {
@@ -318,8 +320,7 @@ func TestSPI(t *testing.T) {
 			require.Equal(t, c.want != "", d.Config != "" && len(d.Choices) == 0)
 		}
 		if a, ok := c.chip.(*answering); ok {
-			require.Equal(t, make([]byte, len(a.sent)), a.sent, "zeros")
-			require.NotEmpty(t, a.sent)
+			require.Equal(t, []byte{0xD0, 0, 0, 0, 0, 0}, a.sent)
 			a.sent = nil
 		}
 		o.Owned = []Owned{{Bus: "sim:" + name, Sensor: "tank"}}

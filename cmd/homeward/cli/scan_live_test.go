@@ -205,7 +205,7 @@ buffer: {keep_free: 0, max_bytes: 64MB}
 				items = append(items, d.Config)
 			}
 		}
-		require.Len(t, items, 1+3+3+2) // each find once; SPI with a choice of three where it is free
+		require.Len(t, items, 1+3+5+2) // each find once; SPI with a choice of five where it is free
 		_, p := look()
 		now = max(now, p)
 	}

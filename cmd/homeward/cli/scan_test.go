@@ -76,7 +76,7 @@ func TestScanSimulated(t *testing.T) {
 		items = append(items, p.Config)
 	}
 	for _, p := range r.SPI {
-		require.Len(t, p.Choices, 3)
+		require.Len(t, p.Choices, 5)
 		for _, c := range p.Choices {
 			items = append(items, c.Config)
 		}
