@@ -193,7 +193,11 @@ func (d *decoder) structs(n plainyaml.Node, vs ...reflect.Value) {
 			continue
 		}
 		f := known[i]
-		d.decode(e.Node, f.value)
+		if word, kind := e.Scalar(); kind == "boolean" && slices.Contains(strings.Split(f.Tag.Get("enum"), ","), "true") {
+			f.value.SetString(word) // "true" is one of the words to choose from
+		} else {
+			d.decode(e.Node, f.value)
+		}
 		d.limits(f, e.Path)
 	}
 	for _, f := range known {

@@ -168,6 +168,9 @@ func value(t reflect.Type, tag reflect.StructTag) *jsonschema.Schema {
 	if enum := tag.Get("enum"); enum != "" {
 		for _, v := range strings.Split(enum, ",") {
 			s.Enum = append(s.Enum, v)
+			if v == "true" { // without quotes too
+				s.Type, s.Types, s.Enum = "", []string{"string", "boolean"}, append(s.Enum, true)
+			}
 		}
 	}
 	if def, ok := tag.Lookup("default"); ok {

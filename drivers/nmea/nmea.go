@@ -53,8 +53,8 @@ const (
 // Options is the configuration of one instrument, or of several on one line.
 type Options struct {
 	line.Source `yaml:",inline"`
-	Wind        string    `yaml:"wind,omitempty" doc:"reference of wind-speed and wind-angle: relative (default) or true"`
-	Heading     string    `yaml:"heading,omitempty" doc:"north of heading: true (default) or magnetic"`
+	Wind        string    `yaml:"wind,omitempty" enum:"relative,true" doc:"reference of wind-speed and wind-angle: relative (default) or true"`
+	Heading     string    `yaml:"heading,omitempty" enum:"true,magnetic" doc:"north of heading: true (default) or magnetic"`
 	Chans       []Channel `yaml:"channels,omitempty" doc:"quantities to record, default latitude, longitude, altitude, speed, course, satellites, quality and hdop"`
 }
 
