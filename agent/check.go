@@ -85,7 +85,7 @@ func (a *Agent) check(ctx context.Context, digest string, offline bool) []Line {
 	stats := a.buf.Stats()
 	lines = append(lines, checkClock(a.Clock), checkDisk(cfg), checkBuffer(stats, a.Clock))
 	if !offline {
-		bound, cancel := context.WithTimeout(ctx, homeBound)
+		bound, cancel := context.WithTimeout(ctx, homeTime(int(cfg.Publish.MaxBytes)))
 		defer cancel()
 		if a.pub != nil {
 			lines = append(lines, checkHome(cfg, a.pub.proveNow(bound)))
@@ -173,19 +173,23 @@ func patiently(ctx context.Context, read func() ([]drivers.Reading, error)) ([]d
 	}
 }
 
+// homeTime bounds a connection and a proof of so many bytes.
+func homeTime(bytes int) time.Duration { return homeBound - proofBound + proofTime(bytes) }
+
 func proveHome(ctx context.Context, o Options, epoch buffer.Epoch) error {
 	there, err := o.NewCloud(o.Config, epoch, o.Log)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, homeBound)
+	size := largest(&o.Config.Publish, there.Limits())
+	ctx, cancel := context.WithTimeout(ctx, homeTime(size))
 	defer cancel()
 	link, err := there.Dial(ctx, nil, nil)
 	if err != nil {
 		return err
 	}
 	defer link.Close(ctx, nil)
-	return link.Prove(ctx)
+	return link.Prove(ctx, size)
 }
 
 func checkConfig(cfg *config.Config) []Line {

@@ -227,8 +227,8 @@ type session struct {
 	link    cloud.Session
 	cfg     *config.Publish
 	window  int
-	limit   int // bytes of a payload
-	proven  bool
+	limit   int               // bytes of a payload
+	proven  int               // bytes of the largest payload that comes through; 0: not proven
 	flights []*flight         // oldest first
 	again   []*buffer.Attempt // to be tried again, oldest first
 	acks    chan acked
@@ -277,23 +277,60 @@ func (p *publisher) session(ctx context.Context) error {
 	return err
 }
 
+// largest is how many bytes a payload may have for the home and by configuration.
+func largest(c *config.Publish, limits cloud.Limits) int {
+	if limits.MaxBytes > 0 {
+		return min(int(c.MaxBytes), limits.MaxBytes)
+	}
+	return int(c.MaxBytes)
+}
+
+// allowed is how large a payload may be now.
+func (s *session) allowed(limits cloud.Limits) int {
+	n := largest(s.cfg, limits)
+	if s.proven > 0 && s.cfg.Acknowledge != "puback" {
+		n = min(n, s.proven) // until more is proven
+	}
+	return n
+}
+
+// proofTime bounds a proof of so many bytes: on a slow line a large one takes its time.
+func proofTime(bytes int) time.Duration {
+	return proofBound + time.Duration(bytes)*time.Second/(8<<10)
+}
+
 func (s *session) reconfigure(limits cloud.Limits) {
 	s.cfg = s.settings()
-	s.limit = int(s.cfg.MaxBytes)
-	if limits.MaxBytes > 0 {
-		s.limit = min(s.limit, limits.MaxBytes)
-	}
+	s.limit = s.allowed(limits)
 	if s.cfg.Window > 0 {
 		s.window = min(s.cfg.Window, limits.Window)
 	}
 	s.live, s.backlog, s.drained = run{}, run{}, false
 }
 
-func (s *session) trusted() bool { return s.proven || s.cfg.Acknowledge == "puback" }
+func (s *session) trusted() bool { return s.proven > 0 || s.cfg.Acknowledge == "puback" }
+
+// needs is the size of the largest payload that is, or will be, published: one that was tried keeps its bytes.
+func (s *session) needs() int {
+	n := largest(s.cfg, s.cloud.Limits())
+	for _, a := range s.again {
+		n = max(n, len(a.Payload))
+	}
+	for _, f := range s.flights {
+		n = max(n, len(f.Payload))
+	}
+	return n
+}
+
+// proof is how one ended.
+type proof struct {
+	bytes int
+	err   error
+}
 
 func (s *session) run(ctx context.Context) error {
 	var pause cloud.Backoff
-	proofs := make(chan error, 1)
+	proofs := make(chan proof, 1)
 	var proofRunning sync.WaitGroup
 	defer proofRunning.Wait()
 	pctx, stopProof := context.WithCancel(ctx)
@@ -305,12 +342,13 @@ func (s *session) run(ctx context.Context) error {
 			return
 		}
 		proving = true
+		size := s.needs()
 		proofRunning.Add(1)
 		go func() {
 			defer proofRunning.Done()
-			bound, cancel := context.WithTimeout(pctx, proofBound)
+			bound, cancel := context.WithTimeout(pctx, proofTime(size))
 			defer cancel()
-			proofs <- s.link.Prove(bound)
+			proofs <- proof{size, s.link.Prove(bound, size)}
 		}()
 	}
 	prove()
@@ -359,14 +397,17 @@ func (s *session) run(ctx context.Context) error {
 		case ask := <-s.asks:
 			askers = append(askers, ask)
 			prove()
-		case err := <-proofs:
+		case p := <-proofs:
 			proving = false
-			s.proof(err)
+			s.prove(p)
 			for _, ask := range askers {
-				ask <- err
+				ask <- p.err
 			}
 			askers = nil
-			if err == nil {
+			if p.err == nil {
+				if s.needs() > p.bytes { // publish.max_bytes was raised meanwhile
+					prove()
+				}
 				pause.Reset()
 				nextProof = time.After(proofEvery)
 			} else {
@@ -392,19 +433,25 @@ func (s *session) run(ctx context.Context) error {
 			tell()
 			if now := s.settings(); now != s.cfg {
 				s.reconfigure(s.cloud.Limits())
+				if s.needs() != s.proven {
+					prove() // larger than is proven, or small enough now
+				}
 			}
 		}
 	}
 }
 
-// proof notes how a proof of the path ended.
-func (s *session) proof(err error) {
-	if err != nil {
-		s.proven = false
-		s.complain(err)
+// prove notes how a proof of the path ended.
+func (s *session) prove(p proof) {
+	if p.err != nil {
+		s.proven = 0
+		s.complain(p.err)
 		return
 	}
-	s.proven = true
+	s.proven = p.bytes
+	if limits := s.cloud.Limits(); s.limit != s.allowed(limits) {
+		s.reconfigure(limits)
+	}
 	s.setState("proven")
 	now := time.Now().UTC()
 	s.mu.Lock()

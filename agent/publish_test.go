@@ -27,6 +27,8 @@ type fakeHome struct {
 	mu       sync.Mutex
 	dial     error // what Dial says
 	prove    error // what Prove says
+	passes   int   // bytes of the largest message that comes through; 0: any
+	proofs   []int // sizes that were asked for
 	mute     bool  // no acknowledgements
 	answer   func(payload []byte) error
 	sessions int
@@ -95,9 +97,13 @@ func (s *fakeSession) Publish(m cloud.Message, ack func(error)) error {
 	return nil
 }
 
-func (s *fakeSession) Prove(context.Context) error {
+func (s *fakeSession) Prove(_ context.Context, size int) error {
 	s.h.mu.Lock()
 	defer s.h.mu.Unlock()
+	s.h.proofs = append(s.h.proofs, size)
+	if s.h.passes > 0 && size > s.h.passes {
+		return &cloud.Error{Class: cloud.Unproven, Op: "prove", Bytes: size, Err: fmt.Errorf("%d bytes do not come back", size), Remedy: "look at the size"}
+	}
 	return s.h.prove
 }
 func (s *fakeSession) Status(context.Context, []byte) error { return nil }
@@ -195,6 +201,71 @@ func TestNothingIsDeletedWhileTheHomeIsUnproven(t *testing.T) {
 		d.home.set(func() { d.home.prove = nil })
 		time.Sleep(10 * time.Minute)
 		require.EqualValues(t, 101, d.buf.Stats().Delivered)
+		d.end(t)
+	})
+}
+
+// TestProvenUpToTheLargestPayload: a home that passes on the small and drops the large is proven for what is published, or not at all.
+func TestProvenUpToTheLargestPayload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.home.passes = 300
+		d.home.answer = func([]byte) error { return nil } // all is acknowledged
+		d.run(t)
+		sample := func(n int) {
+			for i := range n {
+				d.append(t, "s/c", float64(i), false)
+				time.Sleep(time.Second)
+			}
+		}
+		largest := func() (n int) {
+			for _, a := range d.home.arrivals() {
+				n = max(n, len(a.bytes))
+			}
+			return n
+		}
+		limit := func(n int) {
+			c := *d.cfg.Load()
+			c.MaxBytes = config.Size(n)
+			d.cfg.Store(&c)
+		}
+		sample(200)
+		require.Equal(t, 1024, d.home.proofs[0])
+		require.Empty(t, d.home.arrivals())
+		require.Zero(t, d.buf.Stats().Delivered)
+		require.Contains(t, d.codes(), "home.unproven")
+
+		limit(300) // the remedy works at once
+		time.Sleep(5 * time.Second)
+		require.Empty(t, d.codes())
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 200, d.buf.Stats().Delivered)
+		require.LessOrEqual(t, largest(), 300)
+
+		d.home.set(func() { d.home.passes = 2000 })
+		limit(2000) // more is sent once more is proven
+		time.Sleep(5 * time.Second)
+		for i := range 1000 {
+			d.append(t, "s/c", float64(i)/7, false)
+		}
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 1200, d.buf.Stats().Delivered)
+		require.Greater(t, largest(), 1024)
+
+		before := len(d.home.arrivals())
+		limit(3000) // and when that fails, nothing is sent
+		time.Sleep(5 * time.Second)
+		for i := range 1000 {
+			d.append(t, "s/c", float64(i)/7, false)
+		}
+		time.Sleep(time.Hour)
+		require.Contains(t, d.codes(), "home.unproven")
+		require.Len(t, d.home.arrivals(), before)
+		d.home.set(func() { d.home.passes = 0 })
+		time.Sleep(10 * time.Minute)
+		require.EqualValues(t, 2200, d.buf.Stats().Delivered)
+		require.Greater(t, largest(), 2000)
+		require.LessOrEqual(t, largest(), 3000)
 		d.end(t)
 	})
 }

@@ -36,6 +36,7 @@ type Error struct {
 	Op     string        // "connect", "publish", "prove"
 	Remedy string        // one sentence
 	Wait   time.Duration // Slow: not before
+	Bytes  int           // of the payload that met it, where smaller ones came through; else 0
 	Err    error
 }
 
@@ -87,9 +88,10 @@ type Session interface {
 	// the home took it on this connection, an *Error otherwise. It does not wait for
 	// the acknowledgement.
 	Publish(m Message, ack func(error)) error
-	// Prove shows that what is sent comes through. Nothing may be deleted on the
-	// strength of acknowledgements before it has succeeded.
-	Prove(ctx context.Context) error
+	// Prove shows that what is sent comes through, up to a payload of size bytes: a home may pass on the
+	// small and drop the large. Nothing may be deleted on the strength of acknowledgements before it has
+	// succeeded, and no larger payload than was proven.
+	Prove(ctx context.Context, size int) error
 	// Status replaces what others see of the gateway.
 	Status(ctx context.Context, status []byte) error
 	// Hints carries orders' nudges ("orders") and receivers' acknowledgements ("acks"); bounded, drops the oldest.

@@ -24,6 +24,9 @@ type Home struct {
 	Deny func() cloud.Cloud
 	// Drop makes a client whose publishes the home acknowledges and throws away; nil: it cannot.
 	Drop func() cloud.Cloud
+	// DropLarge makes one whose publishes above Small bytes the home acknowledges and throws away, CutLarge one whose
+	// connection it ends at the first; nil: it cannot.
+	DropLarge, CutLarge func() cloud.Cloud
 	// Freeze stops the home answering without closing anything; Thaw undoes it, Kill too.
 	Freeze, Thaw func()
 	// Kill ends it, closing its connections; Revive brings it back.
@@ -31,6 +34,9 @@ type Home struct {
 	// NoticeWithin bounds how long a session may take to notice a frozen home.
 	NoticeWithin time.Duration
 }
+
+// Small is what passes where the large does not.
+const Small = 1000
 
 const patience = 20 * time.Second
 
@@ -95,7 +101,7 @@ func Run(t *testing.T, open func(t *testing.T) Home) {
 		defer end(s, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		require.NoError(t, s.Prove(ctx))
+		require.NoError(t, s.Prove(ctx, c.Limits().MaxBytes))
 		var a acks
 		n := c.Limits().Window
 		require.Positive(t, n)
@@ -178,9 +184,42 @@ func Run(t *testing.T, open func(t *testing.T) Home) {
 		defer end(s, nil)
 		short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		err = s.Prove(short)
+		err = s.Prove(short, 1)
 		require.Equal(t, cloud.Unproven, cloud.ClassOf(err), "%v", err)
 	})
+
+	for _, tc := range []struct {
+		does  string
+		made  func(Home) func() cloud.Cloud
+		class cloud.Class
+	}{
+		{"acknowledges and drops", func(h Home) func() cloud.Cloud { return h.DropLarge }, cloud.Unproven},
+		{"ends the connection for", func(h Home) func() cloud.Cloud { return h.CutLarge }, cloud.Unreachable},
+	} {
+		t.Run("a home that "+tc.does+" what is large is proven for the small alone", func(t *testing.T) {
+			h := open(t)
+			made := tc.made(h)
+			if made == nil {
+				t.Skip("this home has no such limit")
+			}
+			s := dial(t, made(), "here", "gone")
+			defer end(s, nil)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			require.NoError(t, s.Prove(ctx, Small/2))
+			require.NoError(t, s.Prove(ctx, Small))
+			short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			err := s.Prove(short, Small+1000)
+			require.Error(t, err)
+			var e *cloud.Error
+			require.ErrorAs(t, err, &e)
+			require.Equal(t, Small+1000, e.Bytes, "%v", err)
+			require.Contains(t, err.Error(), fmt.Sprint(Small+1000))
+			require.NotEmpty(t, e.Remedy)
+			require.Equal(t, tc.class, e.Class, "%v", err)
+		})
+	}
 
 	t.Run("a frozen home ends the session, and open publishes are unanswered", func(t *testing.T) {
 		h := open(t)
@@ -271,7 +310,7 @@ func Run(t *testing.T, open func(t *testing.T) Home) {
 			require.Equal(t, cloud.Unreachable, cloud.ClassOf(a.errs[i][0]))
 		}
 		require.Equal(t, cloud.Unreachable, cloud.ClassOf(s.Err()))
-		_, err := dialled(t, func(ctx context.Context) (cloud.Session, error) { return nil, s.Prove(ctx) })
+		_, err := dialled(t, func(ctx context.Context) (cloud.Session, error) { return nil, s.Prove(ctx, 1) })
 		require.Error(t, err)
 	})
 

@@ -19,7 +19,8 @@ import (
 type guard struct {
 	net.Conn
 	writeWait time.Duration
-	topics    int // in the one SUBSCRIBE that is sent
+	topics    int    // in the one SUBSCRIBE that is sent
+	most      uint32 // bytes of a packet, behind its fixed header
 
 	// Of the packet being read; only the reader touches them.
 	state   int
@@ -157,8 +158,8 @@ func (g *guard) judge() error {
 		if qos := g.header >> 1 & 3; qos > 1 {
 			return fmt.Errorf("the broker sent a PUBLISH with QoS %d: at most 1 is subscribed", qos)
 		}
-		if g.length > maxPacket {
-			return fmt.Errorf("the broker sent a packet of %d bytes: at most %d are taken", g.length, maxPacket)
+		if g.length > g.most {
+			return fmt.Errorf("the broker sent a packet of %d bytes: at most %d are taken", g.length, g.most)
 		}
 		return nil
 	case packetPuback:

@@ -20,7 +20,7 @@ func FuzzGuard(f *testing.F) {
 		f.Add([]byte(seed), byte(1))
 	}
 	f.Fuzz(func(t *testing.T, stream []byte, cut byte) {
-		whole, pieces := &guard{topics: 3}, &guard{topics: 3}
+		whole, pieces := &guard{topics: 3, most: maxPayload}, &guard{topics: 3, most: maxPayload}
 		err := whole.follow(stream)
 		var perr error
 		size := int(cut)%7 + 1
@@ -37,7 +37,7 @@ func FuzzGuard(f *testing.F) {
 				return
 			}
 			if p, ok := packet.(*packets.PublishPacket); ok {
-				require.LessOrEqual(t, len(p.Payload), maxPacket)
+				require.LessOrEqual(t, len(p.Payload), maxPayload)
 			}
 		}
 	})

@@ -56,8 +56,7 @@ type Options struct {
 }
 
 const (
-	maxPacket   = 256 << 10        // bytes that the broker may send in one packet
-	maxPayload  = 256 << 10        // bytes of a publish
+	maxPayload  = 256 << 10        // bytes of a publish, and of one that the broker sends
 	maxHint     = 128 << 10        // bytes of a hint that is kept
 	openBound   = 30 * time.Second // to open a connection, if the caller's context does not end sooner
 	leaveBound  = 2 * time.Second  // for the DISCONNECT to leave
@@ -129,6 +128,9 @@ func (c *Cloud) Name() string { return "mqtt" }
 // Limits are this client's own: MQTT 3.1.1 has no way for a broker to say its own.
 func (c *Cloud) Limits() cloud.Limits { return cloud.Limits{MaxBytes: maxPayload, Window: c.o.Window} }
 
+// largest is how many bytes a packet of the broker may have: a probe of the largest payload comes back.
+func (c *Cloud) largest() uint32 { return uint32(2+len(c.base)+len("/probe")+2) + maxPayload }
+
 // secure makes the TLS configuration anew, so that renewed files are picked up.
 func (c *Cloud) secure() (*tls.Config, error) {
 	if c.addr.Scheme != "tls" && c.addr.Scheme != "wss" {
@@ -180,7 +182,7 @@ type Session struct {
 	opening error                    // what went wrong below MQTT, unwrapped
 	err     *cloud.Error             // why done
 	open    [2]int                   // publishes accepted and not answered, those in queue included: the home's own, and messages
-	nonce   map[string]chan struct{} // probes not yet read back
+	nonce   map[string]chan struct{} // probes not yet read back, whole
 }
 
 type outgoing struct {
@@ -220,7 +222,7 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 				s.opening = err
 				return nil, err
 			}
-			s.link = &guard{Conn: conn, writeWait: c.o.WriteWait, topics: len(subscribed)}
+			s.link = &guard{Conn: conn, writeWait: c.o.WriteWait, topics: len(subscribed), most: c.largest()}
 			return s.link, nil
 		})
 	if c.o.Username != "" {
@@ -564,25 +566,55 @@ func (s *Session) write() {
 	}
 }
 
-// Prove publishes a nonce and waits until it is read back.
-func (s *Session) Prove(ctx context.Context) error {
+// Prove publishes a nonce and waits until it is read back; then the same with one of size bytes (at most what may be published),
+// since brokers acknowledge what is too large for them and drop it. The first tells a size that is refused from a topic that is.
+func (s *Session) Prove(ctx context.Context, size int) error {
 	nonce := rand.Text()
+	topic := s.base + "/probe"
+	if err := s.probe(ctx, nonce, "what is published to "+topic,
+		"look at the broker: it takes connections and does not acknowledge",
+		"allow this user to read and write "+s.base+"/# in the broker's access rules"); err != nil {
+		return err
+	}
+	short := len(nonce)
+	if size = min(size, maxPayload); size <= short {
+		return nil
+	}
+	full := rand.Text()
+	full += strings.Repeat(".", size-len(full))
+	what := fmt.Sprintf("a message of %d bytes to %s", size, topic)
+	remedy := fmt.Sprintf("raise the broker's limit (Mosquitto: message_size_limit to %d or more, max_packet_size to %d), or lower publish.max_bytes; a payload that was tried before keeps its size", size, size+1024)
+	err := s.probe(ctx, full, what, remedy, remedy)
+	e, ok := errors.AsType[*cloud.Error](err)
+	if !ok || e.Class == cloud.Slow || errors.Is(ctx.Err(), context.Canceled) {
+		return err
+	}
+	e.Bytes, e.Remedy = size, remedy
+	if e.Class == cloud.Unproven {
+		e.Err = fmt.Errorf("%w; one of %d bytes comes back", e.Err, short)
+	} else {
+		e.Err = fmt.Errorf("the connection ended at %s; one of %d bytes came back: %w", what, short, e.Err)
+	}
+	return e
+}
+
+// probe publishes text to the topic of proofs and waits until it is read back. An error names it as what, with the remedy for what is not
+// acknowledged, or does not come back.
+func (s *Session) probe(ctx context.Context, text, what, unanswered, dropped string) error {
 	seen := make(chan struct{})
 	s.mu.Lock()
-	s.nonce[nonce] = seen
+	s.nonce[text] = seen
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.nonce, nonce)
+		delete(s.nonce, text)
 	}()
 	acked := make(chan error, 1)
-	if err := s.enqueue("prove", outgoing{topic: s.base + "/probe", payload: []byte(nonce), ack: func(err error) { acked <- err }}); err != nil {
+	if err := s.enqueue("prove", outgoing{topic: s.base + "/probe", payload: []byte(text), ack: func(err error) { acked <- err }}); err != nil {
 		return err
 	}
-	e := &cloud.Error{Class: cloud.Unproven, Op: "prove",
-		Err:    fmt.Errorf("what is published to %s/probe is not acknowledged", s.base),
-		Remedy: "look at the broker: it takes connections and does not acknowledge"}
+	e := &cloud.Error{Class: cloud.Unproven, Op: "prove", Err: errors.New(what + " is not acknowledged"), Remedy: unanswered}
 	for {
 		select {
 		case <-seen:
@@ -592,8 +624,9 @@ func (s *Session) Prove(ctx context.Context) error {
 				return classify("prove", err)
 			}
 			acked = nil
-			e.Err = fmt.Errorf("what is published to %s/probe is acknowledged and does not come back", s.base)
-			e.Remedy = "allow this user to read and write " + s.base + "/# in the broker's access rules"
+			e.Err, e.Remedy = errors.New(what+" is acknowledged and does not come back"), dropped
+		case <-s.done: // acknowledged, and then the connection ended
+			return classify("prove", s.ended("prove", "not read back"))
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) { // says nothing about the home
 				return classify("prove", ctx.Err())

@@ -131,9 +131,17 @@ func TestConformanceMosquitto(t *testing.T) {
 			return client(t, o)
 		}
 		return cloudtest.Home{
-			New:      func() cloud.Cloud { return as("gw", cloudtest.Secret) },
-			Deny:     func() cloud.Cloud { return as("gw", cloudtest.Secret+"x") },
-			Drop:     func() cloud.Cloud { return as("mute", cloudtest.Secret) },
+			New:  func() cloud.Cloud { return as("gw", cloudtest.Secret) },
+			Deny: func() cloud.Cloud { return as("gw", cloudtest.Secret+"x") },
+			Drop: func() cloud.Cloud { return as("mute", cloudtest.Secret) },
+			DropLarge: func() cloud.Cloud {
+				narrow := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{Extra: fmt.Sprintf("message_size_limit %d\n", cloudtest.Small)})
+				return client(t, options(narrow.URL))
+			},
+			CutLarge: func() cloud.Cloud {
+				narrow := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{Extra: fmt.Sprintf("max_packet_size %d\n", cloudtest.Small+100)})
+				return client(t, options(narrow.URL))
+			},
 			Received: w.received, Status: w.state, Freeze: m.Freeze, Thaw: m.Thaw, Kill: m.Stop, Revive: m.Start,
 			NoticeWithin: 10 * time.Second,
 		}
@@ -161,8 +169,13 @@ func (b *inProcess) OnConnectAuthenticate(_ *broker.Client, pk packets.Packet) b
 func (b *inProcess) OnACLCheck(*broker.Client, string, bool) bool { return true }
 
 func (b *inProcess) OnPublish(c *broker.Client, pk packets.Packet) (packets.Packet, error) {
-	if string(c.Properties.Username) == "mute" {
+	large := len(pk.Payload) > cloudtest.Small
+	switch user := string(c.Properties.Username); {
+	case user == "mute", user == "narrow" && large:
 		return pk, packets.CodeSuccessIgnore // acknowledged and thrown away
+	case user == "cut" && large:
+		c.Stop(packets.ErrPacketTooLarge)
+		return pk, packets.ErrPacketTooLarge
 	}
 	return pk, nil
 }
@@ -202,15 +215,18 @@ func TestConformanceInProcess(t *testing.T) {
 		p := cloudtest.StartProxy(t, b.addr)
 		as := func(user, password string) cloud.Cloud {
 			o := options(fmt.Sprintf("mqtt://127.0.0.1:%d", p.Port))
+			o.KeepAlive = 2 * time.Second // this broker waits one and a half, in whole seconds: with 1 s it would end the session before the first ping
 			o.Username, o.Password = user, func() (string, error) { return password, nil }
 			o.Log = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			return client(t, o)
 		}
 		return cloudtest.Home{
-			New:      func() cloud.Cloud { return as("gw", cloudtest.Secret) },
-			Deny:     func() cloud.Cloud { return as("gw", cloudtest.Secret+"x") },
-			Drop:     func() cloud.Cloud { return as("mute", cloudtest.Secret) },
-			Received: b.received, Status: b.state, Freeze: p.Freeze, Thaw: p.Thaw, Kill: p.Kill, Revive: p.Revive,
+			New:       func() cloud.Cloud { return as("gw", cloudtest.Secret) },
+			Deny:      func() cloud.Cloud { return as("gw", cloudtest.Secret+"x") },
+			Drop:      func() cloud.Cloud { return as("mute", cloudtest.Secret) },
+			DropLarge: func() cloud.Cloud { return as("narrow", cloudtest.Secret) },
+			CutLarge:  func() cloud.Cloud { return as("cut", cloudtest.Secret) },
+			Received:  b.received, Status: b.state, Freeze: p.Freeze, Thaw: p.Thaw, Kill: p.Kill, Revive: p.Revive,
 			NoticeWithin: 10 * time.Second,
 		}
 	})
@@ -248,7 +264,7 @@ func TestHintsAreBounded(t *testing.T) {
 	}
 	require.NoError(t, b.Publish("homeward/acme/cold/gw/acks", make([]byte, 200<<10), false, 1))
 	require.NoError(t, b.Publish("homeward/acme/cold/gw/elsewhere", []byte("not subscribed"), false, 1))
-	require.NoError(t, s.Prove(t.Context()))
+	require.NoError(t, s.Prove(t.Context(), 1024))
 	require.LessOrEqual(t, len(s.Hints()), 16)
 	last := ""
 	for len(s.Hints()) > 0 {
@@ -290,7 +306,7 @@ func TestClean(t *testing.T) {
 		o.Clean = clean
 		s, err := client(t, o).Dial(t.Context(), nil, nil)
 		require.NoError(t, err)
-		require.NoError(t, s.Prove(t.Context()))
+		require.NoError(t, s.Prove(t.Context(), 1024))
 		s.Close(t.Context(), nil)
 		require.Eventually(t, func() bool {
 			c, known := b.Clients.Get(o.ClientID)
@@ -333,7 +349,7 @@ func TestWebsocket(t *testing.T) {
 		s, err := client(t, o).Dial(t.Context(), []byte("here"), []byte("gone"))
 		require.NoError(t, err)
 		require.True(t, dialled)
-		require.NoError(t, s.Prove(t.Context()))
+		require.NoError(t, s.Prove(t.Context(), 1024))
 		acked := make(chan error, 1)
 		big := bytes.Repeat([]byte("x"), 100_000)
 		require.NoError(t, s.Publish(cloud.Message{Payload: big}, func(err error) { acked <- err }))
@@ -418,7 +434,7 @@ func TestTLS(t *testing.T) {
 			s, err := client(t, o).Dial(ctx, nil, nil)
 			if tc.class == "" {
 				require.NoError(t, err)
-				require.NoError(t, s.Prove(ctx))
+				require.NoError(t, s.Prove(ctx, 1024))
 				s.Close(ctx, nil)
 				return
 			}
