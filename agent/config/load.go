@@ -28,6 +28,15 @@ const StateVariable = "HOMEWARD_STATE"
 // Load reads a configuration file. factories are the drivers that it may name. The error is a
 // *[Problems] unless the file cannot be read at all.
 func Load(path string, factories []drivers.Factory) (*Config, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data, factories)
+}
+
+// read takes no more of a file than shows that it is too long.
+func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
@@ -37,7 +46,7 @@ func Load(path string, factories []drivers.Factory) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	return Parse(path, data, factories)
+	return data, nil
 }
 
 // Parse reads a configuration; name stands in its problems as the file.

@@ -57,7 +57,7 @@ func bufferStat() *cobra.Command {
 	path := configFlag(cmd)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := load(*path)
+		cfg, err := look(cmd, *path)
 		if err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func bufferVerify() *cobra.Command {
 	path := configFlag(cmd)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := load(*path)
+		cfg, err := look(cmd, *path)
 		if err != nil {
 			return err
 		}
@@ -128,7 +128,7 @@ JSON lines as homeward decode prints them, or CSV with the same columns.`,
 		if *format != "json" && *format != "csv" {
 			return cmdline.Usage(fmt.Errorf("--format %q: want json or csv", *format))
 		}
-		cfg, err := load(*path)
+		cfg, err := look(cmd, *path)
 		if err != nil {
 			return err
 		}
@@ -139,6 +139,9 @@ JSON lines as homeward decode prints them, or CSV with the same columns.`,
 		}
 		resp, err := status.Client(agent.SocketPath(cfg.State)).Do(req)
 		if err != nil {
+			if cfg.Gateway == "" {
+				return cmdline.Usage(fmt.Errorf("%s does not say whose readings these are: mend its gateway: first", *path))
+			}
 			return directly(cfg, func(b *buffer.Buffer) error { return agent.Export(out, b, cfg.Gateway, *format) })
 		}
 		defer resp.Body.Close()

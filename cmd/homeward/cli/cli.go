@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"homeward/agent"
 	"homeward/agent/config"
 	"homeward/cmd/cmdline"
 	"homeward/drivers/all"
@@ -77,6 +78,29 @@ func load(path string) (*config.Config, error) {
 	case err != nil:
 		return nil, cmdline.Usage(err)
 	}
+	return c, nil
+}
+
+// look reads a configuration to find its gateway's state folder, for commands that only look: a file with mistakes, which the
+// running gateway does not use, does not keep them from it. Where nothing was ever written there, the mistakes are the answer.
+func look(cmd *cobra.Command, path string) (*config.Config, error) {
+	c, err := load(path)
+	problems, ok := errors.AsType[*config.Problems](err)
+	if !ok {
+		return c, err
+	}
+	c, ferr := config.Fallback(path)
+	if ferr != nil {
+		return nil, err
+	}
+	if _, serr := os.Stat(agent.BufferPath(c.State)); serr != nil && !errors.Is(serr, fs.ErrPermission) {
+		return nil, err
+	}
+	mistakes := "1 mistake"
+	if n := len(problems.List); n > 1 {
+		mistakes = fmt.Sprintf("%d mistakes", n)
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "homeward: %s has %s, which homeward check --config %s names; this is the gateway of %s\n", path, mistakes, path, c.State)
 	return c, nil
 }
 

@@ -23,7 +23,7 @@ func socketFlags(cmd *cobra.Command) func() (string, error) {
 		if *socket != "" {
 			return *socket, nil
 		}
-		cfg, err := load(*path)
+		cfg, err := look(cmd, *path)
 		if err != nil {
 			return "", err
 		}
