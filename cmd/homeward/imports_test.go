@@ -23,7 +23,7 @@ func TestImports(t *testing.T) {
 		{"homeward/drivers/", []string{"homeward/drivers", "homeward/drivers/"}},
 		{"homeward/agent/cloud/", []string{"homeward/agent/cloud", "homeward/agent/cloud/", "homeward/drivers"}},
 		{"homeward/agent/cloud", []string{"homeward/drivers"}},
-		{"homeward/agent/pack/packed", nil},
+		{"homeward/agent/pack/packed", []string{"homeward/agent/pack", "homeward/drivers"}},
 		{"homeward/agent/pack", []string{"homeward/drivers"}},
 		{"homeward/agent/config", []string{"homeward/drivers", "homeward/buffer/durable", "homeward/plainyaml"}},
 		{"homeward/agent/ledger", []string{"homeward/drivers", "homeward/agent/config", "homeward/agent/pack"}},
