@@ -16,7 +16,8 @@
 //   - An attempt keeps boundary and bytes until its fate is known, across crashes.
 //   - Append never waits for a flush, a seal or a full disk: where both halves of
 //     the log are full it waits a second for room and then fails.
-//   - Open succeeds whatever the files hold, as long as the folder can be used.
+//   - Open succeeds whatever the files hold, as long as the folder and they can be used.
+//     A file that cannot be opened is neither set aside nor given up: Open says whose it is.
 //   - Where nothing is appended or decided nothing is written.
 //
 // What it may lose: outcomes told since the last flush (their readings are open

@@ -263,7 +263,7 @@ func (b *Buffer) sync() error {
 // reopenLog starts over with a new handle after a failed flush: the kernel may
 // have marked as clean what it could not write, so all of it is written again.
 func (b *Buffer) reopenLog() error {
-	f, err := b.fs.OpenFile(b.path(logName), openRW, 0)
+	f, err := b.openFile(logName, openRW, 0)
 	if err != nil {
 		return err
 	}

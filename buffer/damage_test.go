@@ -315,38 +315,25 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// replaced: the file that may only be read lies aside.
-func replaced(dir, name string) bool {
-	_, err := os.Stat(filepath.Join(dir, name+suffixDamaged))
-	return err == nil
-}
-
-// Files that may be read and not written are replaced; a folder that may not be written is refused.
+// A file that may be read and not written, and a folder that may not be written, are refused.
 func TestReadOnlyFiles(t *testing.T) {
-	for _, name := range []string{logName, metaName, "00000001.db", "00000002.db"} {
-		t.Run(name, func(t *testing.T) {
-			dir, opt := site(t)
-			fs := newFaultFS()
-			fs.setFail(func(op, n string) error {
-				if n == name && (op == "openrw" || op == "create") && !replaced(dir, name) {
-					return syscall.EACCES
-				}
-				return nil
-			})
-			opt.FS = fs
-			b := mustOpen(t, dir, opt)
-			o := look(t, b)
-			if name == metaName {
-				require.Equal(t, uint64(4900), o.open)
-			} else {
-				require.Equal(t, whole, o)
+	for _, name := range siteFiles {
+		dir, opt := site(t)
+		before := fingerprint(t, dir)
+		fs := newFaultFS()
+		fs.setFail(func(op, n string) error {
+			if n == name && (op == "openrw" || op == "create") {
+				return syscall.EACCES
 			}
-			fs.setFail(nil)
-			l := mustLane(t, b, 3)
-			_, err := l.Append(pollAt(0, 1))
-			require.NoError(t, err)
-			require.NoError(t, b.SealNow())
+			return nil
 		})
+		opt.FS = fs
+		_, err := Open(dir, opt)
+		require.ErrorIs(t, err, syscall.EACCES)
+		require.ErrorContains(t, err, filepath.Join(dir, name))
+		require.Equal(t, before, fingerprint(t, dir))
+		fs.setFail(nil)
+		require.Equal(t, whole, look(t, mustOpen(t, dir, opt)))
 	}
 	dir, opt := site(t)
 	fs := newFaultFS()

@@ -28,7 +28,8 @@ func (b *Buffer) path(name string) string { return filepath.Join(b.dir, name) }
 // Open opens the buffer in the folder, making it if there is none. It succeeds
 // whatever the files hold: what is damaged is set aside and told in
 // [Stats].RecoveredFrom. Errors: the folder cannot be made, read or written;
-// [ErrBusy].
+// [ErrBusy]; a file cannot be opened for a reason that is no fault of what is in
+// it (permissions, descriptors, memory), and nothing was changed.
 func Open(dir string, o Options) (*Buffer, error) {
 	o = o.withDefaults()
 	if o.WhenFull != DropOldest && o.WhenFull != StopSampling {
@@ -51,7 +52,16 @@ func Open(dir string, o Options) (*Buffer, error) {
 	if err := b.takeLock(); err != nil {
 		return nil, err
 	}
-	if err := b.recover(); err != nil {
+	entries, err := b.fs.ReadDir(dir)
+	if err == nil {
+		err = b.admit(entries)
+	} else {
+		err = fmt.Errorf("buffer: read the folder: %w", err)
+	}
+	if err == nil {
+		err = b.recover(entries)
+	}
+	if err != nil {
 		b.closeFiles()
 		return nil, err
 	}
@@ -69,6 +79,9 @@ func (b *Buffer) takeLock() error {
 	flag, how := os.O_RDWR|os.O_CREATE, syscall.LOCK_EX
 	if b.readOnly {
 		flag, how = os.O_RDONLY, syscall.LOCK_SH
+	}
+	if err := b.regular(lockName); errors.Is(err, errNotFile) {
+		return b.refuse(lockName, err)
 	}
 	f, err := os.OpenFile(b.path(lockName), flag, filePerm)
 	if b.readOnly && errors.Is(err, fs.ErrNotExist) {
@@ -119,14 +132,25 @@ func (b *Buffer) setAside(name string) error {
 }
 
 // recover brings the state to what the files say.
-func (b *Buffer) recover() error {
-	b.tidy()
-	m := b.loadMeta()
+func (b *Buffer) recover(entries []os.DirEntry) error {
+	if err := b.tidy(entries); err != nil {
+		return err
+	}
+	m, err := b.loadMeta()
+	if err != nil {
+		return b.refuse(metaName, err)
+	}
 	b.metaGen, b.metaOK = m.head.Gen, m.hasHead
 	b.state = m.state
 	b.segment = m.head.Segment
-	b.loadSegments(m)
+	if err := b.loadSegments(m); err != nil {
+		return err
+	}
 	if err := b.openLog(m.head.Gen, m.hasHead, false); err != nil {
+		var there *logError
+		if errors.As(err, &there) && noFault(err) {
+			return b.refuse(logName, there.err)
+		}
 		if b.readOnly {
 			b.tell("%s: %v", logName, err)
 		} else if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
@@ -141,11 +165,7 @@ func (b *Buffer) recover() error {
 }
 
 // tidy removes what was being made when an earlier life ended, and finishes a salvage.
-func (b *Buffer) tidy() {
-	entries, err := b.fs.ReadDir(b.dir)
-	if err != nil {
-		return
-	}
+func (b *Buffer) tidy(entries []os.DirEntry) error {
 	for _, e := range entries {
 		name := e.Name()
 		if b.readOnly {
@@ -155,13 +175,18 @@ func (b *Buffer) tidy() {
 		case strings.HasSuffix(name, suffixNew):
 			_ = b.fs.Remove(b.path(name)) // only room is lost if it stays
 		case base != name:
-			if _, err := b.fs.Stat(b.path(base)); errors.Is(err, fs.ErrNotExist) {
-				_ = b.fs.Rename(b.path(name), b.path(base)) // otherwise its readings become a gap, and it stays for another look
-			} else {
+			_, err := b.fs.Stat(b.path(base))
+			if errors.Is(err, fs.ErrNotExist) {
+				err = b.fs.Rename(b.path(name), b.path(base))
+			} else if err == nil {
 				_ = b.fs.Remove(b.path(name)) // the damaged one is still there and is salvaged again
+			}
+			if err != nil {
+				return fmt.Errorf("buffer: put what was salvaged in its place: %w", err)
 			}
 		}
 	}
+	return nil
 }
 
 // lateLog makes the log that Open could not make.
@@ -448,6 +473,12 @@ func (b *Buffer) rebuild(in inspected, order []int) {
 	}
 }
 
+// logError: the log is there and cannot be opened or read.
+type logError struct{ err error }
+
+func (e *logError) Error() string { return e.err.Error() }
+func (e *logError) Unwrap() error { return e.err }
+
 // inspected is a log as found.
 type inspected struct {
 	file     File
@@ -465,10 +496,13 @@ func (b *Buffer) inspectLog(metaGen uint32, anew bool) (in inspected, err error)
 	if b.readOnly {
 		flag = os.O_RDONLY
 	}
-	f, err := b.fs.OpenFile(b.path(logName), flag, 0)
+	f, err := b.openFile(logName, flag, 0)
 	in.writable = err == nil && !b.readOnly
 	if errors.Is(err, fs.ErrNotExist) {
 		return in, nil
+	}
+	if err != nil && noFault(err) {
+		return in, &logError{err}
 	}
 	if err != nil && !b.readOnly {
 		why = err.Error()
@@ -488,6 +522,10 @@ func (b *Buffer) inspectLog(metaGen uint32, anew bool) (in inspected, err error)
 	if err != nil {
 		size = 0
 	}
+	if err != nil && noFault(err) {
+		_ = f.Close() // nothing was written
+		return in, &logError{err}
+	}
 	in.file, in.half = f, b.half
 	sized := false
 	if size%8192 == 0 && size/2 >= minHalf && size/2 <= maxHalf {
@@ -505,6 +543,10 @@ func (b *Buffer) inspectLog(metaGen uint32, anew bool) (in inspected, err error)
 		}
 		if rerr != nil {
 			why = rerr.Error()
+			if noFault(rerr) {
+				_ = f.Close() // nothing was written
+				return inspected{}, &logError{rerr}
+			}
 		}
 		in.scans[i] = scanHalf(buf, metaGen+1, func(int, []byte) {})
 		s := in.scans[i]

@@ -174,7 +174,7 @@ func (c *pageChecker) elements(id uint64, p []byte, depth int, low, high []byte)
 
 // checkFile is checkPages for a file by name.
 func (b *Buffer) checkFile(name string) error {
-	f, err := b.fs.OpenFile(b.path(name), openRO, 0)
+	f, err := b.openFile(name, openRO, 0)
 	if err != nil {
 		return err
 	}

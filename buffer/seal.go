@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -325,8 +326,8 @@ func (b *Buffer) store(l *lane, ps []poll) error {
 		}
 		if err != nil {
 			b.closeSeg(s)
-			if !transient(err) && errors.Is(err, errDamaged) && s.last > 0 {
-				b.salvage(s, err)
+			if !noFault(err) && errors.Is(err, errDamaged) && s.last > 0 {
+				err = cmp.Or(b.salvage(s, err), err)
 			}
 			return fmt.Errorf("buffer: commit %s: %w", s.name(), err)
 		}
@@ -364,10 +365,12 @@ func (b *Buffer) writable(l *lane) (*segment, error) {
 		if err == nil {
 			return s, nil
 		}
-		if transient(err) {
+		if !noFault(err) {
+			err = b.salvage(s, err)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("buffer: open %s: %w", s.name(), err)
 		}
-		b.salvage(s, err)
 	}
 	b.mu.Lock()
 	b.segment++

@@ -10,8 +10,10 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -46,7 +48,7 @@ func guard(do func() error) (err error) {
 	return do()
 }
 
-// transient says that an error is the system's lack of something, not the file's fault.
+// transient says that an error is the system's lack of something.
 func transient(err error) bool {
 	for _, t := range []error{syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.EAGAIN, syscall.ENOSPC, syscall.EDQUOT, bolterr.ErrTimeout} {
 		if errors.Is(err, t) {
@@ -62,7 +64,7 @@ func (b *Buffer) openBolt(name string, limit int, readOnly bool) (db *bolt.DB, e
 		Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, ReadOnly: readOnly,
 		InitialMmapSize: limit, PageSize: 4096, MaxSize: limit, NoStatistics: true,
 		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
-			f, err := b.fs.OpenFile(name, flag, perm)
+			f, err := b.openFile(filepath.Base(name), flag, perm)
 			if err != nil {
 				return nil, err
 			}
@@ -125,6 +127,16 @@ type segment struct {
 }
 
 func (s *segment) name() string { return fmt.Sprintf("%08d.db", s.id) }
+
+// segmentID is the number of the segment whose file has the name.
+func segmentID(name string) (uint64, bool) {
+	digits, ok := strings.CutSuffix(name, ".db")
+	if !ok || len(digits) < 8 {
+		return 0, false
+	}
+	id, err := strconv.ParseUint(digits, 10, 64)
+	return id, err == nil && id > 0 && fmt.Sprintf("%08d", id) == digits
+}
 
 type rawBlock struct {
 	blockInfo
@@ -283,10 +295,10 @@ func (b *Buffer) extent(s *segment, write bool) (found blockInfo, last Seq, err 
 }
 
 // loadSegments finds the segments: meta.db says what the older ones hold, each lane's newest and those that it does not know are looked into.
-func (b *Buffer) loadSegments(m *loaded) {
-	entries, err := b.fs.ReadDir(b.dir)
+func (b *Buffer) loadSegments(m *loaded) error {
+	entries, err := b.fs.ReadDir(b.dir) // anew: a salvage may have been finished
 	if err != nil {
-		return // Open has just read it; what is missing becomes a gap
+		return fmt.Errorf("buffer: read the folder: %w", err)
 	}
 	known := map[uint64]*segment{}
 	newest := map[uint64]bool{}
@@ -301,9 +313,9 @@ func (b *Buffer) loadSegments(m *loaded) {
 	b.dbMu.Lock()
 	defer b.dbMu.Unlock()
 	for _, en := range entries {
-		var id uint64
 		name := en.Name()
-		if _, err := fmt.Sscanf(name, "%d.db", &id); err != nil || id == 0 || fmt.Sprintf("%08d.db", id) != name {
+		id, ok := segmentID(name)
+		if !ok {
 			continue
 		}
 		b.segment = max(b.segment, id)
@@ -322,13 +334,12 @@ func (b *Buffer) loadSegments(m *loaded) {
 				continue
 			case err == nil:
 				s.epoch, s.first, s.last = info.epoch, info.first, last
-			case transient(err):
-				b.failed("segment cannot be opened now", err)
-				if s.first == 0 {
-					continue
-				}
+			case noFault(err):
+				return b.refuse(name, err)
 			default:
-				b.salvage(s, err)
+				if err := b.salvage(s, err); err != nil {
+					return b.refuse(name, err)
+				}
 			}
 		}
 		if s.gone || s.first == 0 || s.last < s.first {
@@ -341,6 +352,7 @@ func (b *Buffer) loadSegments(m *loaded) {
 	for _, l := range b.lanes {
 		slices.SortFunc(l.segs, func(x, y *segment) int { return cmp.Compare(x.id, y.id) })
 	}
+	return nil
 }
 
 // segPolls gives the polls of the segment's block that holds pos, or of the next. None: look again where pos is.
@@ -349,10 +361,12 @@ func (b *Buffer) segPolls(s *segment, pos Seq) ([]poll, error) {
 	defer b.dbMu.Unlock()
 	blk, err := b.segBlock(s, pos)
 	if err != nil && !s.gone {
-		if transient(err) {
+		if !noFault(err) {
+			err = b.salvage(s, err)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("buffer: read segment %s: %w", s.name(), err)
 		}
-		b.salvage(s, err)
 		return nil, nil
 	}
 	if blk == nil {
@@ -450,12 +464,16 @@ func (b *Buffer) dropSeg(s *segment) {
 	}
 }
 
-// salvage sets a damaged segment aside and puts in its place what blocks can be found in it. What cannot is found missing by whoever reads, and becomes a gap. dbMu is held.
-func (b *Buffer) salvage(s *segment, why error) {
+// salvage sets a damaged segment aside and puts in its place what blocks can be found in it. What cannot is found missing by whoever reads, and becomes a gap.
+// An error: it cannot be looked into now, and stays as it is. dbMu is held.
+func (b *Buffer) salvage(s *segment, why error) error {
 	name := s.name()
 	b.closeSeg(s)
 	b.forget(s)
-	raws, epoch := b.rawBlocks(s)
+	raws, epoch, err := b.rawBlocks(s)
+	if err != nil {
+		return err
+	}
 	defer func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -473,18 +491,19 @@ func (b *Buffer) salvage(s *segment, why error) {
 	}()
 	if b.readOnly {
 		s.raw = raws
-		return
+		return nil
 	}
 	if len(raws) == 0 {
 		if err := b.setAside(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.failed("damaged file cannot be set aside", err)
 		}
-		return
+		return nil
 	}
 	if err := b.rewrite(s, raws); err != nil {
 		b.failed("damaged segment cannot be replaced, used as it is", err)
 		s.raw = raws
 	}
+	return nil
 }
 
 // rewrite makes a new file of the blocks and puts it in the place of the damaged one.
@@ -529,7 +548,7 @@ func (b *Buffer) rewrite(s *segment, raws []rawBlock) error {
 }
 
 func (b *Buffer) readRaw(s *segment, r rawBlock) ([]byte, error) {
-	f, err := b.fs.OpenFile(b.path(s.name()), os.O_RDONLY, 0)
+	f, err := b.openFile(s.name(), os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -539,17 +558,20 @@ func (b *Buffer) readRaw(s *segment, r rawBlock) ([]byte, error) {
 	return buf, err
 }
 
-// rawBlocks finds whole blocks in a file without asking bbolt.
-func (b *Buffer) rawBlocks(s *segment) (found []rawBlock, epoch Epoch) {
+// rawBlocks finds whole blocks in a file without asking bbolt. An error: it cannot be opened, and that is not its fault.
+func (b *Buffer) rawBlocks(s *segment) (found []rawBlock, epoch Epoch, err error) {
 	epoch = s.epoch
-	f, err := b.fs.OpenFile(b.path(s.name()), os.O_RDONLY, 0)
+	f, err := b.openFile(s.name(), os.O_RDONLY, 0)
 	if err != nil {
-		return nil, epoch
+		if !noFault(err) {
+			err = nil
+		}
+		return nil, epoch, err
 	}
 	defer func() { _ = f.Close() }() // read only
 	size, err := f.Size()
 	if err != nil {
-		return nil, epoch
+		return nil, epoch, nil
 	}
 	const window = 256 << 10
 	buf := make([]byte, window)
@@ -607,18 +629,22 @@ func (b *Buffer) rawBlocks(s *segment) (found []rawBlock, epoch Epoch) {
 			out = append(out, r)
 		}
 	}
-	return out, epoch
+	return out, epoch, nil
 }
 
 // loadMeta reads meta.db. Without a head it is not to be trusted: the state is to be rebuilt.
-func (b *Buffer) loadMeta() *loaded {
+// An error: it cannot be opened, and that is not its fault.
+func (b *Buffer) loadMeta() (*loaded, error) {
 	b.dbMu.Lock()
 	defer b.dbMu.Unlock()
 	m := newLoaded()
 	if _, err := b.fs.Stat(b.path(metaName)); errors.Is(err, fs.ErrNotExist) {
-		return m
+		return m, nil
 	}
 	db, err := b.openBolt(metaName, metaCap, b.readOnly)
+	if err != nil && noFault(err) {
+		return nil, err
+	}
 	if err == nil {
 		err = guard(func() error {
 			return db.View(func(tx *bolt.Tx) error {
@@ -649,7 +675,7 @@ func (b *Buffer) loadMeta() *loaded {
 	}
 	if err == nil {
 		m.finish()
-		return m
+		return m, nil
 	}
 	closeBolt(b.meta)
 	b.meta = nil
@@ -662,7 +688,7 @@ func (b *Buffer) loadMeta() *loaded {
 	// Side records and anchors stand for themselves; cursors only as a whole.
 	out := newLoaded()
 	out.side, out.anchors = m.side, m.anchors
-	return out
+	return out, nil
 }
 
 // commitMeta makes meta.db say what the snapshot does, and which segments there are now.
@@ -680,7 +706,7 @@ func (b *Buffer) commitMeta(sn *snapshot) error {
 		}
 		db, err := b.openBolt(metaName, metaCap, false)
 		if err != nil {
-			if !transient(err) {
+			if !noFault(err) {
 				b.asideMeta(err)
 			}
 			return fmt.Errorf("buffer: open %s: %w", metaName, err)
