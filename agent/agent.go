@@ -485,7 +485,7 @@ func (a *Agent) describe(online bool) []byte {
 			break
 		}
 	}
-	text, _ := json.Marshal(struct {
+	v := struct {
 		Online     bool           `json:"online"`
 		Version    string         `json:"version"`
 		Epoch      uint32         `json:"epoch"`
@@ -499,8 +499,20 @@ func (a *Agent) describe(online bool) []byte {
 		online, a.Version, uint32(a.epoch), identity(cfg.Home), a.Version,
 		map[string]any{"state": "none", "code": "", "counter": 0, "attempt": 0},
 		a.buf.Stats().Pending, a.operationsStatus().Used, problems,
-	})
-	return text
+	}
+	// A home that takes payloads of publish.max_bytes must take this too, or its problems would keep it from being reached. The will
+	// travels in the CONNECT, with names and password.
+	room := int(cfg.Publish.MaxBytes)
+	if !online {
+		room /= 2
+	}
+	for {
+		text, _ := json.Marshal(v)
+		if len(text) <= room || len(v.Problems) == 0 {
+			return text
+		}
+		v.Problems = v.Problems[:len(v.Problems)-1]
+	}
 }
 
 // listenLocal opens the socket; where it cannot, sampling goes on and it is tried again.

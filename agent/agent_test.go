@@ -2,11 +2,14 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -206,6 +209,29 @@ func TestClockProblem(t *testing.T) {
 		require.NotContains(t, a.codes(), "clock.untrusted")
 		require.NoError(t, a.buf.Close())
 	})
+}
+
+// TestDescribeIsBounded: a home that takes the payloads takes what is said of the gateway, however much is wrong.
+func TestDescribeIsBounded(t *testing.T) {
+	clock := &setClock{}
+	clock.set(noon(2026, 3, 1), true)
+	a := newAgent(t, plainConfig(t.TempDir()), clock)
+	for i := range 40 {
+		a.problems.raise(CodeSensorSilent, fmt.Sprintf("sensor-%d", i), status.Fail, strings.Repeat("long ", i), "look")
+	}
+	var here, gone struct {
+		Online   bool              `json:"online"`
+		Problems []json.RawMessage `json:"problems"`
+	}
+	text, will := a.describe(true), a.describe(false)
+	require.LessOrEqual(t, len(text), 1024)
+	require.LessOrEqual(t, len(will), 512)
+	require.NoError(t, json.Unmarshal(text, &here))
+	require.NoError(t, json.Unmarshal(will, &gone))
+	require.Greater(t, len(here.Problems), 3)
+	require.NotEmpty(t, gone.Problems)
+	require.True(t, here.Online)
+	require.False(t, gone.Online)
 }
 
 func TestStatusListenProblem(t *testing.T) {

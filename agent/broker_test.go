@@ -76,3 +76,23 @@ func TestMosquittoDropsLarge(t *testing.T) {
 	d.delivers(t, fmt.Sprint(d.problems.list()))
 	require.Empty(t, d.codes())
 }
+
+// TestMosquittoCutsLarge: Mosquitto ends the connection at what is above its max_packet_size, without a word.
+func TestMosquittoCutsLarge(t *testing.T) {
+	d := brokerDesk(t, "max_packet_size 900\n", nil)
+	for i := range 50 {
+		d.append(t, "s/"+strings.Repeat("x", 40), float64(i)/7, false)
+	}
+	p := d.until(t, CodeStuck)
+	require.Contains(t, p.Text, "a payload of 1024 bytes (publish.max_bytes is 1024) was tried 5 times without an answer")
+	require.Contains(t, p.Remedy, "max_packet_size")
+	err := d.proveNow(t.Context())
+	require.ErrorContains(t, err, "1024 bytes", "a check says so too")
+	_, remedy := homeProblem(err)
+	require.Contains(t, remedy, "max_packet_size")
+	require.Zero(t, d.buf.Stats().Delivered)
+	require.EqualValues(t, 50, d.buf.Stats().Pending)
+	d.lower(800)
+	d.delivers(t, fmt.Sprint(d.problems.list()))
+	require.Empty(t, d.codes())
+}

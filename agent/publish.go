@@ -32,6 +32,7 @@ const (
 	coalesce      = 200 * time.Millisecond // appends are looked at together
 	maxAlarms     = 1024
 	maxAckRanges  = 4096
+	stuckTries    = 5 // of one payload without an answer, before it is called stuck
 	// A receiver that has not confirmed a payload is sent it again after this, then ever more rarely.
 	receiverRetry    = time.Minute
 	maxReceiverRetry = time.Hour
@@ -62,6 +63,8 @@ type publisher struct {
 	wake    chan struct{}   // an alarm came
 	asks    chan chan error // for a proof now
 	trouble error           // the last that kept the home from taking readings
+
+	cuts int // sessions that ended at a proof of the largest payload, and none that passed it; only Run touches it
 }
 
 const sideAlarms = "alarms"
@@ -266,7 +269,7 @@ func (p *publisher) session(ctx context.Context) error {
 		border: p.lane.Next(),
 	}
 	s.reconfigure(limits)
-	err = s.run(ctx)
+	err = s.stuck(s.run(ctx))
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 	defer cancel()
 	if ctx.Err() != nil {
@@ -328,7 +331,48 @@ type proof struct {
 	err   error
 }
 
-func (s *session) run(ctx context.Context) error {
+// stuck looks at what was under way when the connection ended: what meets that again and again is not the network's fault.
+func (s *session) stuck(err error) error {
+	if n := cutAt(err); n > 0 {
+		if s.cuts++; s.cuts >= stuckTries {
+			s.sayStuck(n, s.cuts, oneLine(err))
+		}
+		return err
+	}
+	select {
+	case <-s.link.Done():
+	default:
+		return err // it did not end by itself
+	}
+	for _, f := range s.flights {
+		if f.sent.IsZero() || f.taken {
+			continue
+		}
+		if f.Tries >= stuckTries {
+			remedy := s.sayStuck(len(f.Payload), f.Tries, oneLine(err))
+			return &cloud.Error{Class: cloud.Unreachable, Op: "publish", Err: fmt.Errorf("at a payload of %d bytes: %w", len(f.Payload), err), Remedy: remedy}
+		}
+		break // those behind it did not leave before it
+	}
+	return err
+}
+
+// cutAt is the size of the proof at which the connection ended; 0: at none, or it has not ended.
+func cutAt(err error) int {
+	if e := new(cloud.Error); errors.As(err, &e) && e.Class == cloud.Unreachable {
+		return e.Bytes
+	}
+	return 0
+}
+
+// sayStuck raises the problem of a payload that was tried so many times without an answer, and returns its remedy.
+func (s *session) sayStuck(bytes, tries int, what string) (remedy string) {
+	remedy = fmt.Sprintf("compare the broker's largest message and packet (Mosquitto: message_size_limit, max_packet_size) with publish.max_bytes: raise the one to %d and more, or lower the other; a payload that was tried before keeps its size", bytes+1024)
+	s.problems.raise(CodeStuck, "", status.Fail, fmt.Sprintf("a payload of %d bytes (publish.max_bytes is %d) was tried %d times without an answer: %s", bytes, s.cfg.MaxBytes, tries, what), remedy)
+	return remedy
+}
+
+func (s *session) run(ctx context.Context) (err error) {
 	var pause cloud.Backoff
 	proofs := make(chan proof, 1)
 	var proofRunning sync.WaitGroup
@@ -337,6 +381,11 @@ func (s *session) run(ctx context.Context) error {
 	defer stopProof()
 	proving := false
 	var askers []chan error
+	defer func() {
+		for _, ask := range askers {
+			ask <- cmp.Or(err, errors.New("agent: the session ended during the proof"))
+		}
+	}()
 	prove := func() {
 		if proving {
 			return
@@ -393,6 +442,15 @@ func (s *session) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.link.Done():
+			if proving {
+				select {
+				case p := <-proofs: // it may know what the connection ended at
+					if cutAt(p.err) > 0 {
+						return p.err
+					}
+				case <-time.After(farewell):
+				}
+			}
 			return cmp.Or(s.link.Err(), error(&cloud.Error{Class: cloud.Unreachable, Op: "session", Err: errors.New("connection closed")}))
 		case ask := <-s.asks:
 			askers = append(askers, ask)
@@ -404,6 +462,9 @@ func (s *session) run(ctx context.Context) error {
 				ask <- p.err
 			}
 			askers = nil
+			if cutAt(p.err) > 0 {
+				return p.err
+			}
 			if p.err == nil {
 				if s.needs() > p.bytes { // publish.max_bytes was raised meanwhile
 					prove()
@@ -447,6 +508,10 @@ func (s *session) prove(p proof) {
 		s.proven = 0
 		s.complain(p.err)
 		return
+	}
+	if s.cuts > 0 {
+		s.cuts = 0
+		s.problems.clear(CodeStuck, "")
 	}
 	s.proven = p.bytes
 	if limits := s.cloud.Limits(); s.limit != s.allowed(limits) {
@@ -914,9 +979,8 @@ func (s *session) late() error {
 		case !f.taken && waited > ackBound:
 			err := fmt.Errorf("no acknowledgement for %v though connected", waited.Round(time.Second))
 			s.problems.raise(CodeNoAck, "", status.Fail, err.Error(), "look at the broker: it takes connections and does not acknowledge")
-			if f.Tries >= 5 {
-				s.problems.raise(CodeStuck, "", status.Fail, fmt.Sprintf("a payload of %d bytes was tried %d times without an answer", len(f.Payload), f.Tries),
-					"check the broker's largest message size against publish.max_bytes")
+			if f.Tries >= stuckTries {
+				s.sayStuck(len(f.Payload), f.Tries, err.Error())
 			}
 			return &cloud.Error{Class: cloud.Unreachable, Op: "publish", Err: err, Remedy: "look at the broker: it takes connections and does not acknowledge"}
 		}

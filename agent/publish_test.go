@@ -18,6 +18,7 @@ import (
 	"homeward/agent/cloud"
 	"homeward/agent/config"
 	"homeward/agent/pack"
+	"homeward/agent/status"
 	"homeward/buffer"
 	"homeward/drivers"
 )
@@ -28,6 +29,8 @@ type fakeHome struct {
 	dial     error // what Dial says
 	prove    error // what Prove says
 	passes   int   // bytes of the largest message that comes through; 0: any
+	cuts     int   // bytes of the largest message that does not end the connection; 0: any
+	cutBatch int   // the same of payloads alone
 	proofs   []int // sizes that were asked for
 	mute     bool  // no acknowledgements
 	answer   func(payload []byte) error
@@ -86,6 +89,10 @@ func (s *fakeSession) Publish(m cloud.Message, ack func(error)) error {
 	s.h.mu.Lock()
 	defer s.h.mu.Unlock()
 	s.h.came = append(s.h.came, arrival{time.Now(), s.n, m.Kind == cloud.Alarm, string(m.Payload), p})
+	if s.h.cutBatch > 0 && len(m.Payload) > s.h.cutBatch {
+		s.drop()
+		return nil
+	}
 	if s.h.mute {
 		return nil
 	}
@@ -101,6 +108,10 @@ func (s *fakeSession) Prove(_ context.Context, size int) error {
 	s.h.mu.Lock()
 	defer s.h.mu.Unlock()
 	s.h.proofs = append(s.h.proofs, size)
+	if s.h.cuts > 0 && size > s.h.cuts {
+		s.drop()
+		return &cloud.Error{Class: cloud.Unreachable, Op: "prove", Bytes: size, Err: fmt.Errorf("the connection ended at %d bytes", size), Remedy: "look at the size"}
+	}
 	if s.h.passes > 0 && size > s.h.passes {
 		return &cloud.Error{Class: cloud.Unproven, Op: "prove", Bytes: size, Err: fmt.Errorf("%d bytes do not come back", size), Remedy: "look at the size"}
 	}
@@ -561,6 +572,57 @@ func TestPayloadThatIsNeverAnsweredIsStuck(t *testing.T) {
 		require.Empty(t, d.codes())
 		d.end(t)
 	})
+}
+
+// TestSizeThatEndsTheConnection: a home that hangs up on what is too large for it, as MQTT 3.1.1 has it, is no trouble of the network.
+func TestSizeThatEndsTheConnection(t *testing.T) {
+	for name, cut := range map[string]func(*fakeHome){
+		"at the proof":   func(h *fakeHome) { h.cuts = 900 },
+		"at the payload": func(h *fakeHome) { h.cutBatch = 900 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDesk(t, nil)
+				cut(d.home)
+				for i := range 100 {
+					d.append(t, "s/"+strings.Repeat("x", 40), float64(i)/7, false)
+				}
+				d.run(t)
+				sessions := func() int {
+					d.home.mu.Lock()
+					defer d.home.mu.Unlock()
+					return d.home.sessions
+				}
+				for end := time.Now().Add(time.Hour); sessions() < 5; time.Sleep(10 * time.Millisecond) {
+					require.True(t, time.Now().Before(end))
+					require.NotContains(t, d.codes(), "publish.stuck")
+				}
+				time.Sleep(20 * time.Second)
+				size := 1024
+				if came := d.home.arrivals(); len(came) > 0 {
+					size = len(came[0].bytes)
+				}
+				var home, stuck status.Problem
+				for _, p := range d.problems.list() {
+					switch p.Code {
+					case "publish.stuck":
+						stuck = p
+					case "home.unreachable":
+						home = p
+					}
+				}
+				require.Contains(t, stuck.Text, fmt.Sprintf("a payload of %d bytes (publish.max_bytes is 1024)", size))
+				require.Contains(t, stuck.Remedy, "max_packet_size")
+				require.NotContains(t, home.Remedy, "network")
+				require.Zero(t, d.buf.Stats().Delivered)
+				d.home.set(func() { d.home.cuts, d.home.cutBatch = 0, 0 })
+				time.Sleep(5 * time.Minute)
+				require.Empty(t, d.codes())
+				require.EqualValues(t, 100, d.buf.Stats().Delivered)
+				d.end(t)
+			})
+		})
+	}
 }
 
 func TestHomeThatCannotBeDialled(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -250,6 +251,10 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 			}
 		default:
 		}
+		if e.Class == cloud.Unreachable && hungUp(e.Err) && !errors.Is(e.Err, errHandshake) {
+			e.Remedy = fmt.Sprintf("what listens there hangs up without a word: check the port in home.url (mqtt:// is usually 1883, tls:// 8883), the broker's log, and the largest packet that it takes (Mosquitto: max_packet_size): "+
+				"the greeting, with a will of %d bytes, has to fit", len(will))
+		}
 		s.leave(ctx, false)
 		return nil, e
 	}
@@ -350,6 +355,11 @@ func classify(op string, err error) *cloud.Error {
 		e.Remedy = "the port may not speak TLS, or the network cuts it: check home.url (mqtt:// is usually 1883, tls:// 8883)"
 	}
 	return e
+}
+
+// hungUp says that the other side ended the connection.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // isAlert says that the other side refused in TLS.

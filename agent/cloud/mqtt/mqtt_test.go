@@ -592,6 +592,15 @@ func TestRefusals(t *testing.T) {
 	_, err = client(t, options("mqtt://"+l.Addr().String())).Dial(t.Context(), nil, nil)
 	require.ErrorAs(t, err, &e)
 	require.Contains(t, e.Remedy, "nothing listens")
+	if testing.Short() {
+		return
+	}
+	m := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{Extra: "max_packet_size 400\n"})
+	_, err = client(t, options(m.URL)).Dial(t.Context(), nil, make([]byte, 500))
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, cloud.Unreachable, e.Class, "%v", err)
+	require.Contains(t, e.Remedy, "max_packet_size")
+	require.Contains(t, e.Remedy, "500 bytes")
 }
 
 // TestStuckSocket: a broker that stops reading holds nobody up, and ends the session.
