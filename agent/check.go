@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"homeward/agent/config"
 	"homeward/agent/home"
 	"homeward/agent/ledger"
+	"homeward/agent/status"
 	"homeward/buffer"
 	"homeward/drivers"
 )
@@ -73,7 +75,7 @@ func (a *Agent) check(ctx context.Context, digest string, offline bool) []Line {
 			"have it read the file (SIGHUP, or systemctl reload), or restart it, and check again"))
 	}
 	for _, p := range a.problems.list() {
-		if p.Code == string(CodeConfigReload) || p.Code == string(CodeConfigRestart) || p.Code == string(CodeHomeChanged) {
+		if slices.Contains(configCodes, Code(p.Code)) {
 			lines = append(lines, failLine("configuration", p.Text, p.Remedy))
 		}
 	}
@@ -83,7 +85,7 @@ func (a *Agent) check(ctx context.Context, digest string, offline bool) []Line {
 		return patiently(bound, func() ([]drivers.Reading, error) { return a.sampler.readNow(bound, c.Name) })
 	})...)
 	stats := a.buf.Stats()
-	lines = append(lines, checkClock(a.Clock), checkDisk(cfg), checkBuffer(stats, a.Clock))
+	lines = append(lines, checkClock(a.Clock), checkDisk(cfg), a.checkBacklog(checkBuffer(stats, a.Clock)))
 	if !offline {
 		bound, cancel := context.WithTimeout(ctx, homeTime(int(cfg.Publish.MaxBytes)))
 		defer cancel()
@@ -93,7 +95,60 @@ func (a *Agent) check(ctx context.Context, digest string, offline bool) []Line {
 			lines = append(lines, failLine("home", "not asked: the state folder belongs to another home", homeChangedRemedy))
 		}
 	}
-	return append(append(lines, checkCard(cfg)...), checkBudget(cfg), checkUpdate(cfg))
+	lines = append(append(lines, checkCard(cfg)...), checkBudget(cfg), checkUpdate(cfg))
+	return append(lines, standing(a.problems.list(), lines, offline)...)
+}
+
+// configCodes have lines of their own, named configuration.
+var configCodes = []Code{CodeConfigReload, CodeConfigRestart, CodeHomeChanged}
+
+// standing gives a line to each problem of the agent that the lines of the check do not show already.
+func standing(list []status.Problem, lines []Line, offline bool) (more []Line) {
+	bad := map[string]bool{}
+	failed := map[string]bool{}
+	for _, l := range lines {
+		bad[l.Name] = bad[l.Name] || l.Result != resultOK
+		failed[l.Name] = failed[l.Name] || l.Result == resultFail
+	}
+	for _, p := range list {
+		name, sensor := p.Code, "sensor "+p.Subject
+		if p.Subject != "" {
+			name += " " + p.Subject
+		}
+		switch code := Code(p.Code); {
+		case slices.Contains(configCodes, code), code == CodeConfigLater, code == CodeConfigWarning:
+			continue
+		case slices.Contains(homeCodes, code) && (offline || failed["home"]): // offline, it is not asked for
+			continue
+		case code == CodeClock && bad["clock"], code == CodeBufferFull && failed["buffer"], code == CodeBufferDamaged && bad["buffer"] && !failed["buffer"]:
+			continue
+		case slices.Contains(sensorCodes, code) && failed[sensor]:
+			continue
+		case slices.Contains(sensorCodes, code) && code != CodeSensorSlow: // its next poll may be far off
+			more = append(more, warnLine(sensor, "it answers now, and did not at its last poll: "+p.Text, p.Remedy))
+		case p.Severity == status.Fail:
+			more = append(more, failLine(name, p.Text, p.Remedy))
+		default:
+			more = append(more, warnLine(name, p.Text, p.Remedy))
+		}
+	}
+	return more
+}
+
+// lateBacklog is how much older than publish.max_age the oldest reading may be while the home takes readings.
+const lateBacklog = time.Minute
+
+// checkBacklog warns of readings that should have left.
+func (a *Agent) checkBacklog(l Line) Line {
+	pub, state, _ := a.pubStatus()
+	s := a.Status().Buffer
+	bound := time.Duration(a.cfg.Load().Publish.MaxAge) + lateBacklog
+	age := time.Duration(s.OldestAgeS * float64(time.Second))
+	if l.Result != resultOK || !pub.Connected || state != "proven" || s.Pending == 0 || age <= bound {
+		return l
+	}
+	return warnLine(l.Name, fmt.Sprintf("%s; connected, and still the oldest of %d readings waits for %v, longer than publish.max_age: %v", l.Text, s.Pending, age.Round(time.Second), time.Duration(a.cfg.Load().Publish.MaxAge)),
+		"after an outage wait until the backlog has left and check again; if it does not shrink, look at homeward status for publish problems, raise publish.backlog_share, or have the receiver confirm (acknowledge: receiver)")
 }
 
 // Check is the same for a gateway that is not running: it opens the buses and the
@@ -256,7 +311,7 @@ func sensorLine(c *config.Sensor, readings []drivers.Reading, err error) Line {
 	l := okLine(name, fmt.Sprintf("%s on %s: %s", c.Driver, c.Options.Bus().Name, strings.Join(shown, ", ")))
 	switch {
 	case err != nil:
-		_, remedy := sensorProblem(n, err)
+		_, remedy := sensorProblem(c.Options.Bus().Kind, n, err)
 		text := oneLine(err)
 		if n > 0 {
 			text = fmt.Sprintf("%d of %d channels: %s", n, len(c.Channels), text)

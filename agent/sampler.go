@@ -362,28 +362,6 @@ func (o *owner) read(ctx context.Context, x *sensor) (readings []drivers.Reading
 	return x.vouch(readings, err)
 }
 
-// busError is what kept a bus from being opened: nobody was asked.
-type busError struct{ error }
-
-func (e *busError) Unwrap() error { return e.error }
-
-// sensorProblem names what an error of a poll that gave n readings means, and what to do.
-func sensorProblem(n int, err error) (Code, string) {
-	switch {
-	case errors.Is(err, drivers.ErrGone):
-		return CodeSensorGone, "plug it in, or switch it on; if it is, compare the configured name with what homeward scan lists"
-	case errors.As(err, new(*busError)):
-		return CodeSensorGone, "free the port, or give the user that homeward runs as access to it, as the text says"
-	case errors.Is(err, drivers.ErrWrong):
-		return CodeSensorWrong, "check which instrument is at this address, and the configured driver"
-	case errors.Is(err, drivers.ErrTimeout):
-		return CodeSensorSilent, "check its supply, the wiring (A and B swapped?), its address and the line's rate and parity"
-	case n > 0 || errors.Is(err, drivers.ErrRefuse):
-		return CodeSensorFailing, "check the channels named against the instrument's manual"
-	}
-	return CodeSensorFailing, "check the wiring and termination, and the instrument's address"
-}
-
 // vouch lets nothing pass that the sensor's configuration does not name or that is no number.
 func (x *sensor) vouch(readings []drivers.Reading, err error) ([]drivers.Reading, error) {
 	kept := readings[:0]
@@ -465,7 +443,7 @@ func (o *owner) judge(x *sensor, readings []drivers.Reading, err error) (delay t
 	every := time.Duration(x.cfg.Every)
 	state, code, remedy := "ok", Code(""), ""
 	if err != nil {
-		code, remedy = sensorProblem(len(readings), err)
+		code, remedy = sensorProblem(o.bus.Kind, len(readings), err)
 	}
 	x.failed = err != nil && len(readings) == 0
 	if !errors.Is(err, drivers.ErrTimeout) {
@@ -486,6 +464,8 @@ func (o *owner) judge(x *sensor, readings []drivers.Reading, err error) (delay t
 		}
 	case code == CodeSensorWrong:
 		state, delay = "wrong", max(every, wrongRetry)
+	case code == CodeSensorSilent && !errors.Is(err, drivers.ErrTimeout): // no acknowledgement: that cost nobody any time
+		state, delay = "silent", min(every, failRetry)
 	case code == CodeSensorSilent:
 		x.silent++
 		bound := maxBackoff
