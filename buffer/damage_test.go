@@ -366,3 +366,63 @@ func TestBusy(t *testing.T) {
 	require.NoError(t, r2.Close())
 	require.ErrorIs(t, r2.PutSide("a", nil), ErrClosed)
 }
+
+// A file that is longer than what is used of it (a bad i_size) neither counts with its length nor makes sound readings give way; verify says it.
+func TestTooLong(t *testing.T) {
+	for _, name := range siteFiles {
+		for _, size := range []int64{5_000_001, 64 << 20, 1 << 40} {
+			dir, opt := site(t)
+			path := filepath.Join(dir, name)
+			if err := os.Truncate(path, size); err != nil { // a file system of small files
+				t.Logf("%d bytes: %v", size, err)
+				continue
+			}
+			opt.MaxBytes, opt.ReadOnly = 8<<20, true
+			b := mustOpen(t, dir, opt)
+			require.Equal(t, whole, look(t, b))
+			found := b.Verify()
+			require.Len(t, found, 1)
+			require.Contains(t, found[0], fmt.Sprintf("%s: %d bytes long, of which", name, size))
+			require.Less(t, b.Stats().Bytes, int64(8<<20))
+			require.NoError(t, b.Close())
+
+			opt.ReadOnly = false
+			b = mustOpen(t, dir, opt)
+			require.NoError(t, b.SealNow())
+			require.Equal(t, whole, look(t, b), "%s %d", name, size)
+			require.Empty(t, b.Verify())
+			require.False(t, b.Fresh())
+			require.Less(t, must(os.Stat(path)).Size(), int64(4<<20))
+			b.end()
+			removeAll(dir)
+		}
+	}
+}
+
+// The same under a buffer that runs, and where what is used cannot be told.
+func TestTooLongAndMore(t *testing.T) {
+	dir, opt := site(t)
+	opt.MaxBytes = 8 << 20
+	b := mustOpen(t, dir, opt)
+	for _, name := range siteFiles {
+		require.NoError(t, os.Truncate(filepath.Join(dir, name), 1<<33))
+	}
+	require.NoError(t, b.SealNow())
+	require.Equal(t, whole, look(t, b))
+	require.Len(t, b.Verify(), len(siteFiles))
+	b.end()
+
+	dir, opt = site(t)
+	opt.MaxBytes = 8 << 20
+	path := filepath.Join(dir, "00000001.db")
+	f := must(os.OpenFile(path, os.O_RDWR, 0))
+	must(f.WriteAt(make([]byte, 8192), 0)) // both meta pages
+	require.NoError(t, f.Truncate(1<<40))
+	require.NoError(t, f.Close())
+	b = mustOpen(t, dir, opt)
+	require.NoError(t, b.SealNow())
+	require.Equal(t, whole, look(t, b))
+	require.NoError(t, b.SealNow())
+	require.Equal(t, whole, look(t, b))
+	require.Empty(t, b.Verify())
+}

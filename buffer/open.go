@@ -136,6 +136,11 @@ func (b *Buffer) recover(entries []os.DirEntry) error {
 	if err := b.tidy(entries); err != nil {
 		return err
 	}
+	if !b.readOnly {
+		if err := b.cutBack(); err != nil {
+			return err
+		}
+	}
 	m, err := b.loadMeta()
 	if err != nil {
 		return b.refuse(metaName, err)
@@ -527,7 +532,7 @@ func (b *Buffer) inspectLog(metaGen uint32, anew bool) (in inspected, err error)
 		return in, &logError{err}
 	}
 	in.file, in.half = f, b.half
-	sized := false
+	sized, long := false, false
 	if size%8192 == 0 && size/2 >= minHalf && size/2 <= maxHalf {
 		in.half, sized = int(size/2), true
 	}
@@ -535,9 +540,13 @@ func (b *Buffer) inspectLog(metaGen uint32, anew bool) (in inspected, err error)
 		buf, rerr := readHalf(f, i, in.half)
 		if i == 0 {
 			if fr, ok := frameAt(buf, 0, 0); ok && recType(fr.payload[0]) == recHead {
-				if hd, ok := decodeHead(fr.payload[1:]); ok && hd.half >= minHalf && hd.half <= maxHalf && hd.half != in.half {
-					in.half, sized = hd.half, false
-					buf, rerr = readHalf(f, i, in.half)
+				if hd, ok := decodeHead(fr.payload[1:]); ok && hd.half >= minHalf && hd.half <= maxHalf {
+					if hd.half != in.half {
+						in.half, sized = hd.half, false
+						buf, rerr = readHalf(f, i, in.half)
+					}
+					long = size > 2*int64(in.half)
+					sized = sized || long // all of it is there
 				}
 			}
 		}
@@ -559,6 +568,16 @@ func (b *Buffer) inspectLog(metaGen uint32, anew bool) (in inspected, err error)
 	}
 	if !sized {
 		why = fmt.Sprintf("%d bytes long", size)
+	}
+	if long && why == "" {
+		what := fmt.Sprintf("%s: %d bytes long, of which %d are used", logName, size, 2*in.half)
+		if b.readOnly {
+			b.tell("%s", what)
+		} else if err := f.Truncate(2 * int64(in.half)); err != nil { // its length is not what counts
+			b.failed("log cannot be cut back", err)
+		} else {
+			b.tell("%s; cut back", what)
+		}
 	}
 	if why != "" && !anew {
 		_ = f.Close() // not to be used

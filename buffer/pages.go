@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"os"
+	"syscall"
 )
 
 // checkPages walks a bbolt file without bbolt: when that opens a file to write it
@@ -19,9 +21,42 @@ func checkPages(f File) error {
 		return err
 	}
 	c := &pageChecker{f: f, seen: map[uint64]bool{0: true, 1: true}}
-	root := uint64(0)
-	newest := uint64(0)
-	found := false
+	ms, err := c.metas()
+	if err != nil {
+		return err
+	}
+	m := ms[len(ms)-1]
+	c.high = m.high
+	if c.high > uint64(size)/pageSize {
+		return fmt.Errorf("%w: %d pages, but %d bytes", errDamaged, c.high, size)
+	}
+	return c.page(m.root, 0, nil, nil)
+}
+
+// excess says how long a bbolt file is and how much of that bbolt uses, where that is so much less that the length cannot be its doing (a bad
+// i_size). It does so only where both meta pages and all that they lead to are whole.
+func excess(f File) (size, used int64, ok bool) {
+	size, err := f.Size()
+	if err != nil {
+		return 0, 0, false
+	}
+	ms, err := (&pageChecker{f: f}).metas()
+	if err != nil || len(ms) < 2 {
+		return 0, 0, false
+	}
+	high := max(ms[0].high, ms[1].high)
+	if high >= uint64(size)/pageSize || size-int64(high*pageSize) <= maxAhead || checkPages(f) != nil {
+		return 0, 0, false
+	}
+	return size, int64(high * pageSize), true
+}
+
+const maxAhead = 2 << 20 // more than a file is enlarged ahead of its use (AllocSize)
+
+type metaPage struct{ tx, root, high uint64 }
+
+// metas gives the valid meta pages, the newest last; none is an error.
+func (c *pageChecker) metas() (ms []metaPage, err error) {
 	for id := range uint64(2) {
 		p, err := c.read(id, 1)
 		if err != nil {
@@ -35,19 +70,17 @@ func checkPages(f File) error {
 			continue
 		}
 		if le.Uint32(m[8:]) != pageSize {
-			return fmt.Errorf("%w: pages of %d bytes, want %d", errDamaged, le.Uint32(m[8:]), pageSize)
+			return nil, fmt.Errorf("%w: pages of %d bytes, want %d", errDamaged, le.Uint32(m[8:]), pageSize)
 		}
-		if tx := le.Uint64(m[48:]); !found || tx > newest {
-			found, newest, root, c.high = true, tx, le.Uint64(m[16:]), le.Uint64(m[40:])
-		}
+		ms = append(ms, metaPage{le.Uint64(m[48:]), le.Uint64(m[16:]), le.Uint64(m[40:])})
 	}
-	if !found {
-		return fmt.Errorf("%w: no valid meta page", errDamaged)
+	if len(ms) == 0 {
+		return nil, fmt.Errorf("%w: no valid meta page", errDamaged)
 	}
-	if c.high > uint64(size)/pageSize {
-		return fmt.Errorf("%w: %d pages, but %d bytes", errDamaged, c.high, size)
+	if len(ms) == 2 && ms[0].tx >= ms[1].tx {
+		ms[0], ms[1] = ms[1], ms[0]
 	}
-	return c.page(root, 0, nil, nil)
+	return ms, nil
 }
 
 const (
@@ -180,4 +213,54 @@ func (b *Buffer) checkFile(name string) error {
 	}
 	defer func() { _ = f.Close() }() // read only
 	return checkPages(f)
+}
+
+// cutBack takes off what a file is longer than bbolt uses of it.
+func (b *Buffer) cutBack() error {
+	entries, err := b.fs.ReadDir(b.dir)
+	if err != nil {
+		return fmt.Errorf("buffer: read the folder: %w", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if _, ok := segmentID(name); ok || name == metaName {
+			if err := b.cutFile(name); err != nil { // its length is not what counts, so that it may stay
+				b.failed("file cannot be cut back", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *Buffer) cutFile(name string) error {
+	f, err := b.openFile(name, openRW, 0)
+	if err != nil {
+		return nil // whoever needs it will say so
+	}
+	defer func() { _ = f.Close() }() // synced
+	size, used, ok := excess(f)
+	if !ok {
+		return nil
+	}
+	if err = f.Truncate(used); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return err
+	}
+	b.tell("%s: %d bytes long, of which %d are used; cut back", name, size, used)
+	return nil
+}
+
+// sizeOf is what a file takes of the disk: its length may be far more where it has holes.
+func sizeOf(info os.FileInfo) int64 {
+	size := info.Size()
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return size
+	}
+	if st.Blocks == 0 { // a file system that does not tell
+		return min(size, 2*maxHalf)
+	}
+	return min(size, int64(st.Blocks)*512)
 }

@@ -483,7 +483,7 @@ func (b *Buffer) evictOldest() bool {
 	b.mu.Unlock()
 	size := int64(0)
 	if info, err := b.fs.Stat(b.path(s.name())); err == nil {
-		size = info.Size()
+		size = sizeOf(info)
 	}
 	if !done {
 		if err := b.giveUp(l, r, Evicted, 0, 0); err != nil {
@@ -517,8 +517,8 @@ func (b *Buffer) removeDamaged() bool {
 		}
 		b.mu.Lock()
 		b.damagedF = slices.DeleteFunc(b.damagedF, func(n string) bool { return n == name })
-		b.bytes -= info.Size()
-		b.credit += info.Size()
+		b.bytes -= sizeOf(info)
+		b.credit += sizeOf(info)
 		b.mu.Unlock()
 		return true
 	}
@@ -567,7 +567,7 @@ func (b *Buffer) measure() {
 	var damaged []string
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil {
-			sum += info.Size()
+			sum += sizeOf(info)
 		}
 		if strings.HasSuffix(e.Name(), suffixDamaged) {
 			damaged = append(damaged, e.Name())

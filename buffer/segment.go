@@ -573,6 +573,7 @@ func (b *Buffer) rawBlocks(s *segment) (found []rawBlock, epoch Epoch, err error
 	if err != nil {
 		return nil, epoch, nil
 	}
+	size = min(size, 2*maxSegment) // what is longer has no bytes of ours there
 	const window = 256 << 10
 	buf := make([]byte, window)
 	budget := 16 * size

@@ -112,6 +112,9 @@ func (b *Buffer) verifyLog(say func(string, ...any)) {
 		say("%s: missing", logName)
 		return
 	}
+	if size, err := b.tail.Size(); err == nil && size > 2*int64(b.half) && !b.readOnly { // told at the start otherwise
+		say("%s: %d bytes long, of which %d are used", logName, size, 2*b.half)
+	}
 	for i := range b.halves {
 		h := &b.halves[i]
 		if i != b.active && b.job == nil || h.gen == 0 {
@@ -149,9 +152,7 @@ func (b *Buffer) verifyMeta(say func(string, ...any)) {
 		say("%s: missing", metaName)
 		return
 	}
-	if err := b.checkFile(metaName); err != nil {
-		say("%s: %v", metaName, err)
-	}
+	b.verifyFile(metaName, say)
 	m := newLoaded()
 	err := guard(func() error {
 		return b.meta.View(func(tx *bolt.Tx) error {
@@ -170,6 +171,20 @@ func (b *Buffer) verifyMeta(say func(string, ...any)) {
 	}
 }
 
+// verifyFile walks a database's pages, and says so where it is longer than what they fill.
+func (b *Buffer) verifyFile(name string, say func(string, ...any)) {
+	f, err := b.openFile(name, openRO, 0)
+	if err == nil {
+		defer func() { _ = f.Close() }() // read only
+		err = checkPages(f)
+	}
+	if err != nil {
+		say("%s: %v", name, err)
+	} else if size, used, ok := excess(f); ok {
+		say("%s: %d bytes long, of which %d are used; the next start cuts it back", name, size, used)
+	}
+}
+
 func (b *Buffer) verifySegment(s *segment, say func(string, ...any)) {
 	b.dbMu.Lock()
 	defer b.dbMu.Unlock()
@@ -180,9 +195,7 @@ func (b *Buffer) verifySegment(s *segment, say func(string, ...any)) {
 		say("%s: damaged", s.name())
 		return
 	}
-	if err := b.checkFile(s.name()); err != nil {
-		say("%s: %v", s.name(), err)
-	}
+	b.verifyFile(s.name(), say)
 	db, err := b.use(s, false)
 	if err == nil {
 		err = guard(func() error {
