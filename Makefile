@@ -23,7 +23,7 @@ test: ## everything but the long campaigns, within ten minutes on two cores
 	scripts/test-deps
 	CGO_ENABLED=0 $(GO) test -timeout 9m ./...
 	cd scripts/flasher && CGO_ENABLED=0 $(GO) test -timeout 5m .
-	cd scripts/package && CGO_ENABLED=0 $(GO) test -timeout 5m .
+	cd scripts/package && CGO_ENABLED=0 $(GO) test -timeout 9m .
 	scripts/test-qemu
 
 check: ## format, vet, staticcheck, import rule, freshness of generated files
