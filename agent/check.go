@@ -140,14 +140,13 @@ const lateBacklog = time.Minute
 
 // checkBacklog warns of readings that should have left.
 func (a *Agent) checkBacklog(l Line) Line {
-	pub, state, _ := a.pubStatus()
-	s := a.Status().Buffer
-	bound := time.Duration(a.cfg.Load().Publish.MaxAge) + lateBacklog
-	age := time.Duration(s.OldestAgeS * float64(time.Second))
-	if l.Result != resultOK || !pub.Connected || state != "proven" || s.Pending == 0 || age <= bound {
+	s := a.Status()
+	age := time.Duration(s.Buffer.OldestAgeS * float64(time.Second)).Round(time.Second)
+	most := time.Duration(a.cfg.Load().Publish.MaxAge)
+	if l.Result != resultOK || !s.Publish.Connected || s.Home.State != "proven" || s.Buffer.Pending == 0 || age <= most+lateBacklog {
 		return l
 	}
-	return warnLine(l.Name, fmt.Sprintf("%s; connected, and still the oldest of %d readings waits for %v, longer than publish.max_age: %v", l.Text, s.Pending, age.Round(time.Second), time.Duration(a.cfg.Load().Publish.MaxAge)),
+	return warnLine(l.Name, fmt.Sprintf("%s: connected, and yet %v, longer than publish.max_age: %v", l.Text, age, most),
 		"after an outage wait until the backlog has left and check again; if it does not shrink, look at homeward status for publish problems, raise publish.backlog_share, or have the receiver confirm (acknowledge: receiver)")
 }
 

@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"homeward/agent/status"
+	"homeward/buffer"
+)
+
+func find(lines []Line, name string) (found []Line) {
+	for _, l := range lines {
+		if l.Name == name {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+// TestCheckShowsStandingProblems: what the running agent complains of is in its check, once.
+func TestCheckShowsStandingProblems(t *testing.T) {
+	clock := &setClock{}
+	clock.set(noon(2026, 3, 1), true)
+	a := newAgent(t, plainConfig(t.TempDir()), clock)
+	quiet := a.check(t.Context(), "", true)
+	a.problems.raise(CodeStatusListen, "127.0.0.1:80", status.Warn, "address already in use", "choose another")
+	a.problems.raise(CodeStuck, "", status.Fail, "a payload of 1024 bytes", "lower publish.max_bytes")
+	a.problems.raise(CodeHomeDown, "", status.Fail, "no route", "the network")
+	lines := a.check(t.Context(), "", true)
+	require.Len(t, lines, len(quiet)+2, "offline, the home is not asked for")
+	require.Equal(t, []Line{warnLine("status.listen 127.0.0.1:80", "address already in use", "choose another")}, find(lines, "status.listen 127.0.0.1:80"))
+	require.Equal(t, []Line{failLine("publish.stuck", "a payload of 1024 bytes", "lower publish.max_bytes")}, find(lines, "publish.stuck"))
+	require.Len(t, a.check(t.Context(), "", false), len(quiet)+3, "the home's own line says that it is down")
+}
+
+func TestStanding(t *testing.T) {
+	ok := []Line{okLine("clock", ""), okLine("buffer", ""), okLine("home", ""), okLine("sensor a", "")}
+	bad := []Line{warnLine("clock", "", ""), failLine("buffer", "", ""), failLine("home", "", ""), failLine("sensor a", "", "")}
+	for _, tc := range []struct {
+		code             Code
+		subject          string
+		besideOK, inside bool // whether it has a line beside lines that are well, and beside those that are not
+	}{
+		{CodeSensorSilent, "a", true, false},
+		{CodeSensorSlow, "a", true, false},
+		{CodeSensorSilent, "b", true, true},
+		{CodeBufferFull, "", true, false},
+		{CodeBufferDamaged, "", true, true}, // stopped sampling stands in its place
+		{CodeBufferDisk, "", true, true},
+		{CodeBufferEvicting, "", true, true},
+		{CodeStranded, "epoch 1", true, true},
+		{CodeHomeUnproven, "", true, false},
+		{CodeNoAck, "", true, true},
+		{CodeTooLarge, "", true, true},
+		{CodeClock, "", true, false},
+		{CodeOps70, "", true, true},
+		{CodeOps100, "", true, true},
+		{CodeStatusListen, "x", true, true},
+		{CodeConfigReload, "", false, false}, // these have lines of their own
+		{CodeConfigRestart, "", false, false},
+		{CodeConfigLater, "x", false, false},
+		{CodeConfigWarning, "x", false, false},
+		{CodeHomeChanged, "", false, false},
+	} {
+		list := []status.Problem{{Code: string(tc.code), Subject: tc.subject, Severity: status.Fail, Text: "text", Remedy: "remedy"}}
+		for beside, want := range map[*[]Line]bool{&ok: tc.besideOK, &bad: tc.inside} {
+			got := standing(list, *beside, false)
+			require.Equal(t, want, len(got) == 1, "%s: %v", tc.code, got)
+			for _, l := range got {
+				require.Contains(t, l.Text, "text")
+				require.Equal(t, "remedy", l.Remedy)
+				answers := tc.code == CodeSensorSilent && slices.Contains([]string{"a", "b"}, tc.subject)
+				require.Equal(t, map[bool]string{true: resultWarn, false: resultFail}[answers], l.Result, tc.code)
+			}
+		}
+	}
+}
+
+// TestBacklogThatDoesNotLeave: readings that are older than max_age while the home takes readings are worth a look.
+func TestBacklogThatDoesNotLeave(t *testing.T) {
+	clock := &setClock{}
+	clock.set(noon(2026, 3, 1), true)
+	a := newAgent(t, plainConfig(t.TempDir()), clock)
+	a.pub = &publisher{state: "proven"}
+	a.pub.view.Connected = true
+	_, err := a.lane.Append(buffer.Poll{Stamp: clock.Stamp(), Readings: value(1)})
+	require.NoError(t, err)
+	result := func() Line {
+		t.Helper()
+		found := find(a.check(t.Context(), "", true), "buffer")
+		require.Len(t, found, 1)
+		return found[0]
+	}
+	require.Equal(t, resultOK, result().Result)
+	for range 65 { // max_age is 10 s
+		clock.set(noon(2026, 3, 1).Add(2*time.Minute), true)
+	}
+	require.Equal(t, resultOK, result().Result)
+	for range 60 {
+		clock.set(noon(2026, 3, 1).Add(2*time.Minute), true)
+	}
+	l := result()
+	require.Equal(t, resultWarn, l.Result)
+	require.Contains(t, l.Text, "longer than publish.max_age: 10s")
+	require.NotEmpty(t, l.Remedy)
+	a.pub.view.Connected = false
+	require.Equal(t, resultOK, result().Result, "the home's own line says why it waits")
+}
