@@ -10,8 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"homeward/configs/plainyaml"
 	"homeward/drivers"
-	"homeward/plainyaml"
 )
 
 // bounds are those of a configuration: 10,000 channels fit.

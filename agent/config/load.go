@@ -18,8 +18,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"homeward/configs/plainyaml"
 	"homeward/drivers"
-	"homeward/plainyaml"
 )
 
 // StateVariable is the environment variable that names the state folder.

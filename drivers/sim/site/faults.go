@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"homeward/configs/plainyaml"
 	"homeward/drivers/sim"
-	"homeward/plainyaml"
 )
 
 // fault is one entry of the timeline.

@@ -11,10 +11,10 @@ import (
 	"strings"
 	"time"
 
+	"homeward/configs/plainyaml"
 	"homeward/drivers"
 	"homeward/drivers/sim"
 	"homeward/drivers/sim/truth"
-	"homeward/plainyaml"
 )
 
 // Site is what a site's file says.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"homeward/plainyaml"
+	"homeward/configs/plainyaml"
 )
 
 // whole has one of everything.

@@ -13,7 +13,7 @@ import (
 	"strconv"
 	"strings"
 
-	"homeward/plainyaml"
+	"homeward/configs/plainyaml"
 )
 
 // The bounds of a trace's file.

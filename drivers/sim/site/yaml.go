@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"homeward/configs/plainyaml"
 	"homeward/drivers"
-	"homeward/plainyaml"
 )
 
 var bounds = plainyaml.Bounds{Tokens: 100_000, Keys: 200, Column: 256, Problems: maxProblems}
