@@ -7,8 +7,8 @@ import (
 	"regexp"
 	"strings"
 
+	"homeward/configs/plainyaml"
 	"homeward/drivers"
-	"homeward/plainyaml"
 )
 
 // Fallback is what a file with mistakes still says of where its gateway writes, and the defaults for the rest: somebody who looks
