@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -35,18 +37,35 @@ func Load(path string, factories []drivers.Factory) (*Config, error) {
 	return Parse(path, data, factories)
 }
 
-// read takes no more of a file than shows that it is too long.
+// read takes no more of a file than shows that it is too long. It waits for nobody: the agent reads its file again while it
+// works, and would stand still at a pipe.
 func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("config: %s: %s: want a regular file", path, fileKind(info.Mode()))
+	}
 	data, err := io.ReadAll(io.LimitReader(f, plainyaml.MaxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
 	return data, nil
+}
+
+func fileKind(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "a folder"
+	case m&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	default:
+		return "a device or the like"
+	}
 }
 
 // Parse reads a configuration; name stands in its problems as the file.
