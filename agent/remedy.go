@@ -121,8 +121,8 @@ var remedies = [remedyKinds][len(busKinds)]string{
 		"check its wiring, supply and pull-up resistor (4.7 kΩ); a long bus wants a stronger one",
 	},
 	remedyChannels: {
-		"compare the channels named with the instrument's manual and with what it sends, as the text says; a satellite receiver without a fix wants a clear sky",
-		"compare the channels named, and unit_id if it has one, with the instrument's manual and with what it sends, as the text says",
+		"compare the channels named with the instrument's manual (Modbus addresses count from 0 here) and with what it sends, as the text says; a satellite receiver without a fix wants a clear sky",
+		"compare the channels named (Modbus addresses count from 0 here), and unit_id if it has one, with the instrument's manual and with what it sends, as the text says",
 		"check what the text says of the channels named: their inputs and range; if the chip refuses a command, take its supply off for a moment",
 		"check what the text says of the channels named: their inputs and wiring",
 		"check what the text says of the channels named",

@@ -250,7 +250,7 @@ type Sensor struct {
 func (s *Sensor) Close() error { return nil }
 
 // Read implements [drivers.Sensor]. Errors wrap [drivers.ErrTimeout] where nothing came, and [drivers.ErrCheck] too where
-// lines came and none matched; [drivers.ErrValue] where a group of the line is no number or has an unknown unit.
+// no whole line did; [drivers.ErrCheck] alone where lines came and none matched; [drivers.ErrValue] where a group of the line is no number or has an unknown unit.
 func (s *Sensor) Read(ctx context.Context) ([]drivers.Reading, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("line: %w", err)
@@ -318,21 +318,27 @@ func (s *Sensor) begin() error {
 
 // silentError is a time without a line that matches.
 type silentError struct {
-	text string
-	came bool
+	text    string
+	came    bool
+	refused bool // whole lines came: it is not silent
 }
 
 func (e *silentError) Error() string { return e.text }
 
 func (e *silentError) Is(target error) bool {
-	return target == drivers.ErrTimeout || target == drivers.ErrCheck && e.came
+	return target == drivers.ErrTimeout && !e.refused || target == drivers.ErrCheck && e.came
 }
 
 func (s *Sensor) unmatched(misses, torn int, bad []byte) error {
 	e := &silentError{came: s.reader.Received > 0, text: fmt.Sprintf("%v (%v)", drivers.ErrTimeout, s.timeout)}
 	switch {
 	case misses > 0:
-		e.text += fmt.Sprintf(": %d lines came that do not match the pattern, the last one %s", misses, Printable(bad))
+		lines, do := "one line", "does"
+		if misses > 1 {
+			lines, do = fmt.Sprintf("%d lines", misses), "do"
+		}
+		e.refused = true
+		e.text = fmt.Sprintf("%v: in %v %s came that %s not match the pattern, the last one %s", drivers.ErrCheck, s.timeout, lines, do, Printable(bad))
 	case torn > 0:
 		e.text += ": only the end of a line came; make timeout longer than two lines are apart"
 	case e.came:

@@ -215,7 +215,7 @@ type poll struct {
 }
 
 // Read implements [drivers.Sensor]. Errors wrap [drivers.ErrTimeout] where nothing came, [drivers.ErrCheck] too where no
-// good sentence did, and [drivers.ErrValue] for quantities that the instrument did not give, or said not to know.
+// sentence did, [drivers.ErrCheck] alone where no good one did, and [drivers.ErrValue] for quantities that the instrument did not give, or said not to know.
 func (s *Sensor) Read(ctx context.Context) ([]drivers.Reading, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("nmea: %w", err)
@@ -301,14 +301,15 @@ func (p *poll) missing(void bool) (n int) {
 
 // silentError is a time without a good sentence.
 type silentError struct {
-	text string
-	came bool
+	text    string
+	came    bool
+	refused bool // whole sentences came: it is not silent
 }
 
 func (e *silentError) Error() string { return e.text }
 
 func (e *silentError) Is(target error) bool {
-	return target == drivers.ErrTimeout || target == drivers.ErrCheck && e.came
+	return target == drivers.ErrTimeout && !e.refused || target == drivers.ErrCheck && e.came
 }
 
 func (p *poll) result() ([]drivers.Reading, error) {
@@ -390,7 +391,12 @@ func (p *poll) silence() error {
 	e := &silentError{came: p.reader.Received > 0, text: fmt.Sprintf("%v (%v)", drivers.ErrTimeout, p.timeout)}
 	switch {
 	case p.refused > 0:
-		e.text += fmt.Sprintf(": %d sentences failed their check, the last one %s: %v", p.refused, line.Printable(p.last), p.why)
+		sentences := "one sentence"
+		if p.refused > 1 {
+			sentences = fmt.Sprintf("%d sentences", p.refused)
+		}
+		e.refused = true
+		e.text = fmt.Sprintf("%v: in %v came %s, and no good one, the last one %s: %v", drivers.ErrCheck, p.timeout, sentences, line.Printable(p.last), p.why)
 	case p.last != nil:
 		e.text += fmt.Sprintf(": no NMEA 0183 sentence came, but %s; is line (the rate) right?", line.Printable(p.last))
 	case e.came:

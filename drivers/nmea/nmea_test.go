@@ -2,6 +2,7 @@ package nmea
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -215,7 +216,7 @@ func TestErrors(t *testing.T) {
 		{"", "nmea: no answer in time (3s)"},
 		{"\xf8\x80\x13\x91", "nmea: no answer in time (3s): 4 bytes came without the end of a line; is line (the rate) right?"},
 		{"\xf8\x80\r\x91", `nmea: no answer in time (3s): no NMEA 0183 sentence came, but "\xf8\x80"; is line (the rate) right?`},
-		{"$INMTW,17.9,C*1C\r\n", `nmea: no answer in time (3s): 1 sentences failed their check, the last one "$INMTW,17.9,C*1C": INMTW: nmea: sentence checksum mismatch [1B != 1C]`},
+		{"$INMTW,17.9,C*1C\r\n", `nmea: the answer failed its check: in 3s came one sentence, and no good one, the last one "$INMTW,17.9,C*1C": INMTW: nmea: sentence checksum mismatch [1B != 1C]`},
 		{"$INMTW,17.9,C*1B\r\n", "nmea: not a usable value: depth: no DPT or DBT (in 3s came INMTW)"},
 		{sum("SDDPT,,0") + "\r\n", "nmea: not a usable value: depth: left blank by SDDPT (in 3s came SDDPT)"},
 	} {
@@ -225,6 +226,7 @@ func TestErrors(t *testing.T) {
 			time.AfterFunc(time.Second, func() { ear.Say(c.say) })
 			got, err := s.Read(t.Context())
 			require.EqualError(t, err, c.want)
+			require.Equal(t, strings.Contains(c.want, "no answer"), errors.Is(err, drivers.ErrTimeout))
 			require.Empty(t, got)
 			require.True(t, drivers.Retry(err))
 		})
