@@ -96,8 +96,8 @@ func TestExceptionNames(t *testing.T) {
 	for code, name := range map[byte]string{
 		1: "illegal function (0x01)", 2: "illegal data address (0x02)", 3: "illegal data value (0x03)",
 		4: "server device failure (0x04)", 5: "acknowledge (still busy with it) (0x05)", 6: "server device busy (0x06)",
-		8: "memory parity error (0x08)", 0x0A: "gateway path unavailable (0x0A)",
-		0x0B: "gateway target failed to respond (0x0B)", 7: "unknown exception 0x07",
+		8: "memory parity error (0x08)", 0x0A: "gateway path unavailable (0x0A); a gateway answered, and behind it nothing does as unit_id: 1",
+		0x0B: "gateway target failed to respond (0x0B); a gateway answered, and behind it nothing does as unit_id: 1", 7: "unknown exception 0x07",
 	} {
 		w := newWire("19200-8E1")
 		s := w.open(t, new(drivers.Shared), one(1))

@@ -56,7 +56,7 @@ func (s *Sensor) Read(ctx context.Context) ([]drivers.Reading, error) {
 			break
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("unit %d: %v (%s): %w", s.unit, b, s.names(b), err))
+			errs = append(errs, fmt.Errorf("unit %d: %v (%s): %w%s", s.unit, b, s.names(b), err, s.hint(b, err)))
 			if !errors.Is(err, drivers.ErrGone) && (errors.Is(err, drivers.ErrRefuse) || errors.Is(err, drivers.ErrCheck) && !errors.Is(err, drivers.ErrTimeout)) {
 				continue
 			}
@@ -86,6 +86,25 @@ func (s *Sensor) Read(ctx context.Context) ([]drivers.Reading, error) {
 		return readings, nil
 	}
 	return readings, fmt.Errorf("modbus: %w", errs)
+}
+
+// hint says what an exception usually comes of, where that can be told.
+func (s *Sensor) hint(b block, err error) string {
+	var refused *refusedError
+	if !errors.As(err, &refused) {
+		return ""
+	}
+	switch refused.code {
+	case 0x02: // manuals number registers from 1, below a digit for their kind
+		for register, first := range map[string]int{"discrete": 10001, "input": 30001, "holding": 40001} {
+			if n := b.address - first; n >= 0 && n < 9999 {
+				return fmt.Sprintf("; what a manual calls %d is register: %s, address: %d", b.address, register, n)
+			}
+		}
+	case 0x0A, 0x0B:
+		return fmt.Sprintf("; a gateway answered, and behind it nothing does as unit_id: %d", s.unit)
+	}
+	return ""
 }
 
 // Close implements [drivers.Sensor].

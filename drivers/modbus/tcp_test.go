@@ -127,7 +127,7 @@ func TestTCPRefused(t *testing.T) {
 	}{
 		"silence":                       {func([]byte) []byte { return nil }, []error{drivers.ErrTimeout}, "no answer in time", false},
 		"other id":                      {func(q []byte) []byte { b := good(q); b[1]++; return b }, []error{drivers.ErrTimeout, drivers.ErrCheck}, "transaction 2 instead of 1", false},
-		"exception":                     {func(q []byte) []byte { return adu(q, []byte{q[6], q[7] | 0x80, 0x0B}) }, []error{drivers.ErrRefuse}, "gateway target", false},
+		"exception":                     {func(q []byte) []byte { return adu(q, []byte{q[6], q[7] | 0x80, 0x0B}) }, []error{drivers.ErrRefuse}, "behind it nothing does as unit_id: 1", false},
 		"unit":                          {func(q []byte) []byte { b := good(q); b[6]++; return b }, []error{drivers.ErrCheck}, "of unit 2", false},
 		"function":                      {func(q []byte) []byte { b := good(q); b[7]++; return b }, []error{drivers.ErrCheck}, "0x04 instead of 0x03", false},
 		"exception of another function": {func(q []byte) []byte { return adu(q, []byte{q[6], 0x84, 2}) }, []error{drivers.ErrCheck}, "function 0x84", false},
