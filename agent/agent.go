@@ -422,7 +422,23 @@ func (a *Agent) operationProblems() {
 	if code != "" {
 		text = fmt.Sprintf("%d of %d operations of the month from %s are used", o.Used, *o.Budget, o.Month)
 	}
-	a.problems.only(code, []Code{CodeOps70, CodeOps90, CodeOps100}, "", sev, text, "raise publish.max_age or the sensors' every (homeward plan shows what each saves), or the budget")
+	a.problems.only(code, []Code{CodeOps70, CodeOps90, CodeOps100}, "", sev, text, saving(a.limitedBy(), &a.cfg.Load().Publish))
+}
+
+// limitedBy is what made most live payloads leave since the start: full or age; "" when none has left.
+func (a *Agent) limitedBy() string {
+	if a.pub == nil {
+		return ""
+	}
+	a.pub.mu.Lock()
+	defer a.pub.mu.Unlock()
+	switch {
+	case a.pub.left == 0:
+		return ""
+	case 2*a.pub.leftFull > a.pub.left:
+		return "full"
+	}
+	return "age"
 }
 
 func (a *Agent) pubStatus() (status.Publish, string, time.Time) {

@@ -146,7 +146,7 @@ func (a *Agent) checkBacklog(l Line) Line {
 	if l.Result != resultOK || !s.Publish.Connected || s.Home.State != "proven" || s.Buffer.Pending == 0 || age <= most+lateBacklog {
 		return l
 	}
-	return warnLine(l.Name, fmt.Sprintf("%s: connected, and yet %v, longer than publish.max_age: %v", l.Text, age, most),
+	return warnLine(l.Name, fmt.Sprintf("%s; the home takes readings, and this one waits for %v, longer than publish.max_age: %v", l.Text, age, most),
 		"after an outage wait until the backlog has left and check again; if it does not shrink, look at homeward status for publish problems, raise publish.backlog_share, or have the receiver confirm (acknowledge: receiver)")
 }
 
@@ -395,12 +395,39 @@ func checkBudget(cfg *config.Config) Line {
 	}
 	text = fmt.Sprintf("%s of %d", text, cfg.Operations.PerMonth)
 	if plan.Operations > float64(cfg.Operations.PerMonth) {
-		return failLine("budget", text, "raise publish.max_age or the sensors' every; homeward plan shows what each saves")
+		return failLine("budget", text, savings(cfg, plan))
 	}
 	if plan.Operations > 0.9*float64(cfg.Operations.PerMonth) {
-		return warnLine("budget", text+": less than a tenth is left for alarms, repeats and outages", "raise publish.max_age a little; homeward plan shows what each saves")
+		return warnLine("budget", text+": less than a tenth is left for alarms, repeats and outages", savings(cfg, plan))
 	}
 	return okLine("budget", text)
+}
+
+// savings is what lowers the operations of a forecast.
+func savings(cfg *config.Config, plan *ledger.Forecast) string {
+	limitedBy, other := "", ""
+	for _, f := range plan.Formats {
+		if f.Name == string(cfg.Publish.Format) {
+			limitedBy = f.LimitedBy
+		} else if f.LimitedBy != "" && f.Operations < 0.95*plan.Operations {
+			other = fmt.Sprintf("; publish.format: %s makes about %.0f", f.Name, f.Operations)
+		}
+	}
+	return saving(limitedBy, &cfg.Publish) + other
+}
+
+// saving is what lowers the operations when most payloads leave for this reason (as in [ledger.Format]); "" where that is not known.
+func saving(limitedBy string, p *config.Publish) string {
+	const rarer = "raise the sensors' every, record only what changes (on_change, deadband), or raise operations.per_month"
+	switch {
+	case limitedBy == "full" && p.MaxBytes < 1024:
+		return "most payloads leave full, so that a longer publish.max_age saves nothing: raise publish.max_bytes to 1024, which is one operation too; or " + rarer
+	case limitedBy == "full":
+		return "most payloads leave full, so that a longer publish.max_age saves nothing: " + rarer
+	case limitedBy == "age":
+		return "most payloads leave before they are full: raise publish.max_age; or " + rarer
+	}
+	return rarer + "; homeward plan says whether a longer publish.max_age saves anything"
 }
 
 // checkUpdate says where releases come from.

@@ -3,10 +3,12 @@ package agent
 import (
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"homeward/agent/config"
 	"homeward/agent/status"
 	"homeward/buffer"
 )
@@ -108,4 +110,67 @@ func TestBacklogThatDoesNotLeave(t *testing.T) {
 	require.NotEmpty(t, l.Remedy)
 	a.pub.view.Connected = false
 	require.Equal(t, resultOK, result().Result, "the home's own line says why it waits")
+}
+
+// TestBudgetRemedies: what is advised is what helps.
+func TestBudgetRemedies(t *testing.T) {
+	sensors := func(c *config.Config, every time.Duration) {
+		s := fakeConfig("a", every, &fakeOptions{})
+		c.Sensors = []config.Sensor{s}
+	}
+	c := plainConfig(t.TempDir())
+	c.Publish.Format = "rows"
+	c.Operations.PerMonth = 10
+	sensors(c, 100*time.Millisecond)
+	c.Publish.MaxAge = config.Duration(time.Hour)
+	l := checkBudget(c)
+	require.Equal(t, resultFail, l.Result)
+	require.Contains(t, l.Remedy, "longer publish.max_age saves nothing: raise the sensors' every")
+	c.Publish.MaxBytes = 512
+	require.Contains(t, checkBudget(c).Remedy, "saves nothing: raise publish.max_bytes to 1024")
+	c.Publish.MaxBytes = 1024
+	sensors(c, time.Minute)
+	c.Publish.MaxAge = config.Duration(2 * time.Minute)
+	l = checkBudget(c)
+	require.Equal(t, resultFail, l.Result)
+	require.Contains(t, l.Remedy, "leave before they are full: raise publish.max_age")
+	c.Publish.Format = "senml"
+	sensors(c, 100*time.Millisecond)
+	c.Publish.MaxAge = config.Duration(time.Hour)
+	require.Contains(t, checkBudget(c).Remedy, "publish.format: rows makes about")
+}
+
+// TestOperationsRemedy: the agent advises by what made its payloads leave.
+func TestOperationsRemedy(t *testing.T) {
+	for want, tc := range map[string]struct {
+		values int
+		age    time.Duration
+	}{
+		"saves nothing: raise the sensors' every": {2000, time.Hour},
+		"full: raise publish.max_age":             {20, 3 * time.Second},
+		"homeward plan says whether":              {0, time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDesk(t, func(c *config.Publish) { c.MaxAge = config.Duration(tc.age) })
+			clock := &setClock{}
+			clock.set(noon(2026, 3, 20), true)
+			c := plainConfig(t.TempDir())
+			c.Operations.PerMonth = 10
+			a := newAgent(t, c, clock)
+			a.countOperations(10)
+			a.pub = d.publisher
+			d.run(t)
+			for i := range tc.values {
+				d.append(t, "s/c", float64(i)/7, false)
+				time.Sleep(100 * time.Millisecond)
+			}
+			time.Sleep(20 * time.Second)
+			a.operationProblems()
+			list := a.problems.list()
+			require.Len(t, list, 1)
+			require.Contains(t, list[0].Remedy, want)
+			d.end(t)
+			require.NoError(t, a.buf.Close())
+		})
+	}
 }

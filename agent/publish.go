@@ -64,6 +64,8 @@ type publisher struct {
 	asks    chan chan error // for a proof now
 	trouble error           // the last that kept the home from taking readings
 
+	left, leftFull uint64 // live payloads that left, and those of them that were full
+
 	cuts int // sessions that ended at a proof of the largest payload, and none that passed it; only Run touches it
 }
 
@@ -824,10 +826,17 @@ func (s *session) depart(r *run, backlog bool) bool {
 		a.Gaps = append(a.Gaps, g.ID)
 	}
 	a.Told = r.gaps
-	next := r.next
+	next, full := r.next, r.full
 	*r = run{}
 	if !s.fix(a, backlog) {
 		return false
+	}
+	if !backlog {
+		s.mu.Lock()
+		if s.left++; full {
+			s.leftFull++
+		}
+		s.mu.Unlock()
 	}
 	if !backlog && next > s.border {
 		s.border = next
