@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -198,7 +199,7 @@ type outgoing struct {
 func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, error) {
 	conf, err := c.secure()
 	if err != nil {
-		return nil, &cloud.Error{Class: cloud.Denied, Op: "connect", Remedy: "mend the file named, in the configuration's home:", Err: err}
+		return nil, &cloud.Error{Class: cloud.Denied, Op: "connect", Remedy: "mend the file named, in the configuration's home:" + permit(err), Err: err}
 	}
 	s := &Session{
 		o: &c.o, base: c.base,
@@ -232,7 +233,7 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 	if c.o.Password != nil {
 		password, err := c.o.Password()
 		if err != nil {
-			return nil, &cloud.Error{Class: cloud.Denied, Op: "connect", Remedy: "mend home.password_file", Err: err}
+			return nil, &cloud.Error{Class: cloud.Denied, Op: "connect", Remedy: "mend home.password_file: want the password alone in a file of the user that homeward runs as, mode 0600" + permit(err), Err: err}
 		}
 		po.SetPassword(password)
 	}
@@ -269,6 +270,23 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 	}
 	s.o.Log.Debug("connected", "broker", c.addr.Host, "client_id", c.o.ClientID, "session_present", token.SessionPresent())
 	return s, nil
+}
+
+// permit says how a file that is missing or may not be read becomes one that may; "" when neither is the trouble.
+func permit(err error) string {
+	file, ok := errors.AsType[*fs.PathError](err)
+	folder := os.Getenv("CREDENTIALS_DIRECTORY")
+	switch {
+	case !ok:
+		return ""
+	case folder != "" && strings.HasPrefix(file.Path, folder+"/"):
+		return fmt.Sprintf("; the unit gives it with LoadCredential=%s:FILE", file.Path[len(folder)+1:])
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Sprintf("; create it: sudo install -o homeward -m 600 SOURCE %s (/dev/stdin as SOURCE takes what is typed)", file.Path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("; sudo chown homeward %[1]s && sudo chmod 600 %[1]s, and let that user into its folder", file.Path)
+	}
+	return ""
 }
 
 func (c *Cloud) open(ctx context.Context, conf *tls.Config) (net.Conn, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -327,10 +328,26 @@ func TestPasswordIsReadAtEachDial(t *testing.T) {
 	s, err := c.Dial(t.Context(), nil, nil)
 	require.NoError(t, err)
 	s.Close(t.Context(), nil)
-	trouble = os.ErrPermission
+	for cause, says := range map[error]string{
+		os.ErrPermission:           "sudo chown homeward /etc/homeward/password && sudo chmod 600 /etc/homeward/password",
+		os.ErrNotExist:             "sudo install -o homeward -m 600 SOURCE /etc/homeward/password",
+		errors.New("no such disk"): "the password alone in a file of the user that homeward runs as, mode 0600",
+	} {
+		trouble = fmt.Errorf("config: secret: %w", &os.PathError{Op: "stat", Path: "/etc/homeward/password", Err: cause})
+		_, err = c.Dial(t.Context(), nil, nil)
+		require.ErrorIs(t, err, cause)
+		require.Equal(t, cloud.Denied, cloud.ClassOf(err))
+		var e *cloud.Error
+		require.ErrorAs(t, err, &e)
+		require.Contains(t, e.Remedy, "mend home.password_file: ")
+		require.Contains(t, e.Remedy, says)
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", "/run/credentials/homeward.service")
+	trouble = &os.PathError{Op: "stat", Path: "/run/credentials/homeward.service/mqtt", Err: os.ErrNotExist}
 	_, err = c.Dial(t.Context(), nil, nil)
-	require.ErrorIs(t, err, os.ErrPermission)
-	require.Equal(t, cloud.Denied, cloud.ClassOf(err))
+	var e *cloud.Error
+	require.ErrorAs(t, err, &e)
+	require.Contains(t, e.Remedy, "LoadCredential=mqtt:FILE")
 }
 
 func TestWebsocket(t *testing.T) {
@@ -419,7 +436,7 @@ func TestTLS(t *testing.T) {
 		{"broker's certificate has expired", func(o *mqtt.Options) {
 			o.Now = func() time.Time { return time.Now().Add(1000 * time.Hour) }
 		}, cloud.NotTrusted, "clock"},
-		{"key missing", func(o *mqtt.Options) { o.KeyFile += "x" }, cloud.Denied, "mend the file"},
+		{"key missing", func(o *mqtt.Options) { o.KeyFile += "x" }, cloud.Denied, "sudo install -o homeward -m 600"},
 		{"key of another certificate", func(o *mqtt.Options) { o.KeyFile = oldKey }, cloud.Denied, "mend the file"},
 		{"authority missing", func(o *mqtt.Options) { o.CAFile += "x" }, cloud.Denied, "mend the file"},
 		{"authority is no certificate", func(o *mqtt.Options) { o.CAFile = key }, cloud.Denied, "mend the file"},
