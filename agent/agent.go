@@ -586,7 +586,11 @@ func (a *Agent) localHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /buffer/export", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		if err := Export(w, a.buf, a.cfg.Load().Gateway, r.FormValue("format")); err != nil {
+		w.Header().Set("Trailer", ExportTrailer)
+		err := Export(w, a.buf, a.cfg.Load().Gateway, r.FormValue("format"))
+		if lost := (IncompleteError)(nil); errors.As(err, &lost) {
+			w.Header().Set(ExportTrailer, lost.Error())
+		} else if err != nil {
 			panic(http.ErrAbortHandler) // the reader must see that it is cut off
 		}
 	})

@@ -1,10 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"homeward/agent/pack"
@@ -13,7 +17,8 @@ import (
 
 // Export writes every stored reading, delivered or not, oldest lane first: as the JSON lines of
 // `homeward decode` (format "" or "json") or as CSV with the same columns. Sequence numbers
-// are the buffer's; inside one payload the wire's order may differ.
+// are the buffer's; inside one payload the wire's order may differ. What should be there and cannot be read
+// makes it an [IncompleteError] once everything else is written.
 func Export(w io.Writer, b *buffer.Buffer, gateway, format string) error {
 	var table *csv.Writer
 	switch format {
@@ -26,12 +31,18 @@ func Export(w io.Writer, b *buffer.Buffer, gateway, format string) error {
 	default:
 		return fmt.Errorf("agent: export format %q: want json or csv", format)
 	}
+	var lost IncompleteError
 	for _, epoch := range b.Lanes() {
 		lane, err := b.Lane(epoch)
 		if err != nil {
 			return err
 		}
 		for st, err := range lane.All() {
+			var u *buffer.UnreadableError
+			if errors.As(err, &u) {
+				lost = append(lost, u)
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -57,7 +68,50 @@ func Export(w io.Writer, b *buffer.Buffer, gateway, format string) error {
 	}
 	if table != nil {
 		table.Flush()
-		return table.Error()
+		if err := table.Error(); err != nil {
+			return err
+		}
+	}
+	if len(lost) > 0 {
+		return lost.merged()
 	}
 	return nil
 }
+
+// IncompleteError names the readings that an export lacks.
+type IncompleteError []*buffer.UnreadableError
+
+// merged joins ranges that touch.
+func (e IncompleteError) merged() IncompleteError {
+	slices.SortFunc(e, func(x, y *buffer.UnreadableError) int {
+		return cmp.Or(cmp.Compare(x.Epoch, y.Epoch), cmp.Compare(x.Range.From, y.Range.From))
+	})
+	out := e[:1]
+	for _, u := range e[1:] {
+		if last := out[len(out)-1]; last.Epoch == u.Epoch && u.Range.From <= last.Range.To+1 {
+			last.Range.To = max(last.Range.To, u.Range.To)
+		} else {
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
+func (e IncompleteError) Error() string {
+	var text strings.Builder
+	text.WriteString("not in the export, for the buffer's files are damaged there (homeward buffer verify): ")
+	for i, u := range e {
+		if i == 10 {
+			fmt.Fprintf(&text, ", and %d more ranges", len(e)-i)
+			break
+		}
+		if i > 0 {
+			text.WriteString(", ")
+		}
+		fmt.Fprintf(&text, "epoch %d readings %d to %d", u.Epoch, u.Range.From, u.Range.To)
+	}
+	return text.String()
+}
+
+// ExportTrailer is the HTTP trailer in which the running agent says what its export lacks.
+const ExportTrailer = "Homeward-Incomplete"

@@ -2,6 +2,7 @@ package buffer
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -425,4 +426,59 @@ func TestTooLongAndMore(t *testing.T) {
 	require.NoError(t, b.SealNow())
 	require.Equal(t, whole, look(t, b))
 	require.Empty(t, b.Verify())
+}
+
+// An export gives what can be read, and names exactly what cannot.
+func TestAllNamesWhatItLacks(t *testing.T) {
+	for _, ro := range []bool{true, false} {
+		for how, damage := range map[string]func(path string){
+			"a block": func(path string) {
+				data := must(os.ReadFile(path))
+				copy(data[bytes.Index(data, []byte(blockMagic))+40:], make([]byte, 20))
+				require.NoError(t, os.WriteFile(path, data, 0o600))
+			},
+			"empty":   func(path string) { require.NoError(t, os.Truncate(path, 0)) },
+			"missing": func(path string) { require.NoError(t, os.Remove(path)) },
+		} {
+			dir, opt := site(t)
+			opt.ReadOnly = ro
+			late := how == "a block" && !ro // found by the reader; the others by the start, which makes gaps
+			if !late {
+				damage(filepath.Join(dir, "00000001.db"))
+			}
+			b := mustOpen(t, dir, opt)
+			if late {
+				damage(filepath.Join(dir, "00000001.db"))
+			}
+			var have rangeSet
+			var lost rangeSet
+			for s, err := range mustLane(t, b, 3).All() {
+				var u *UnreadableError
+				if errors.As(err, &u) {
+					require.Equal(t, Epoch(3), u.Epoch)
+					require.Equal(t, u.Range.Len(), lost.add(u.Range), "told once")
+					continue
+				}
+				require.NoError(t, err)
+				have.add(Range{s.First, s.First + Seq(len(s.Readings)) - 1})
+			}
+			if ro || late {
+				require.Positive(t, lost.n, how)
+			}
+			for _, g := range mustLane(t, b, 3).OpenGaps() {
+				lost.add(g.Range)
+			}
+			for _, r := range lost.r {
+				require.False(t, have.overlaps(r), how)
+			}
+			for _, r := range append(have.r, lost.r...) {
+				have.add(r)
+			}
+			have.add(Range{1, 100}) // delivered
+			if how != "a block" {
+				have.add(Range{1001, 1100}) // their attempt has its bytes
+			}
+			require.Equal(t, []Range{{1, 5000}}, have.r, how)
+		}
+	}
 }

@@ -477,15 +477,48 @@ func earliest(a, b int64) int64 {
 func (l *Lane) Open(from Seq) iter.Seq2[Stored, error] { return l.iterate(from, false) }
 
 // All iterates over everything stored, outcome or not, for export. What was delivered is stored only until the next seal or, in a
-// segment, as long as something else in it is open.
+// segment, as long as something else in it is open. Where readings without an outcome cannot be read it yields an [UnreadableError], and goes on.
 func (l *Lane) All() iter.Seq2[Stored, error] { return l.iterate(1, true) }
+
+// UnreadableError tells of readings that should be stored and cannot be read.
+type UnreadableError struct {
+	Epoch Epoch
+	Range Range
+}
+
+func (e *UnreadableError) Error() string {
+	return fmt.Sprintf("epoch %d: readings %d to %d are damaged", e.Epoch, e.Range.From, e.Range.To)
+}
+
+// unreadable yields what the reader passed over as far as it has no outcome. False: no more is wanted.
+func (l *Lane) unreadable(missed []Range, limit Seq, yield func(Stored, error) bool) bool {
+	var without []Range
+	l.b.mu.Lock()
+	for _, r := range missed {
+		l.l.done.missing(Range{r.From, min(r.To, limit-1)}, func(r Range) { without = append(without, r) })
+	}
+	l.b.mu.Unlock()
+	return l.tellUnreadable(without, yield)
+}
+
+func (l *Lane) tellUnreadable(rs []Range, yield func(Stored, error) bool) bool {
+	for _, r := range rs {
+		if !yield(Stored{}, &UnreadableError{l.l.epoch, r}) {
+			return false
+		}
+	}
+	return true
+}
 
 func (l *Lane) iterate(from Seq, all bool) iter.Seq2[Stored, error] {
 	return func(yield func(Stored, error) bool) {
 		b := l.b
 		b.mu.Lock()
-		limit := l.l.next
+		limit, lost := l.l.next, l.l.lost
 		b.mu.Unlock()
+		if all && !l.tellUnreadable(lost, yield) {
+			return
+		}
 		rd := reader{b: b, l: l.l}
 		pos := max(from, 1)
 		for pos < limit {
@@ -505,6 +538,10 @@ func (l *Lane) iterate(from Seq, all bool) iter.Seq2[Stored, error] {
 			}
 			b.mu.Unlock()
 			ps, err := rd.read(pos, limit, !all)
+			if all && !l.unreadable(rd.missed, limit, yield) {
+				return
+			}
+			rd.missed = rd.missed[:0]
 			if err != nil {
 				yield(Stored{}, err)
 				return

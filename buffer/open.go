@@ -357,6 +357,7 @@ func (b *Buffer) mendAll(holes map[Epoch][]Range) {
 			if b.readOnly {
 				g := Gap{ID: l.lastGap + 1, Range: r, N: r.Len(), Reason: Damaged}
 				l.setGap(g, nil)
+				l.lost = append(l.lost, r)
 				continue
 			}
 			if err := b.giveUpLocked(l, r, Damaged, nil); err != nil {

@@ -11,9 +11,14 @@ type reader struct {
 	b   *Buffer
 	l   *lane
 	buf []byte
+
+	missed []Range // what was passed over and not mended
 }
 
-const readChunk = 32 << 10
+const (
+	readChunk = 32 << 10
+	maxMissed = 1 << 16
+)
 
 // read gives some polls that follow each other, of which the first ends at or
 // after pos. What is nowhere is passed over, and with mend made a gap of reason
@@ -89,8 +94,12 @@ func run(ps []poll) []poll {
 }
 
 func (rd *reader) pass(hole Range, mend bool) {
-	if mend && !rd.b.readOnly && !hole.Empty() {
+	switch {
+	case hole.Empty():
+	case mend && !rd.b.readOnly:
 		rd.b.mendHole(rd.l, hole)
+	case len(rd.missed) < maxMissed:
+		rd.missed = append(rd.missed, hole)
 	}
 }
 

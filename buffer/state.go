@@ -43,6 +43,7 @@ type lane struct {
 	segs     []*segment // by number, which is by age
 	appended chan struct{}
 	oldest   oldest
+	lost     []Range // opened to look only: what is nowhere, which else would be a gap already
 }
 
 // oldest caches the stamp of the oldest pending reading.

@@ -118,7 +118,8 @@ func bufferExport() *cobra.Command {
 		Use:   "export",
 		Short: "Write the readings in the buffer as JSON lines or CSV",
 		Long: `Write every reading that the buffer still holds, delivered or not, to standard output:
-JSON lines as homeward decode prints them, or CSV with the same columns.`,
+JSON lines as homeward decode prints them, or CSV with the same columns. Readings that
+cannot be read because a file is damaged are named on standard error, and the exit code is 1.`,
 		Example: "  homeward buffer export --format csv > readings.csv",
 		Args:    cmdline.NoArgs,
 	}
@@ -148,8 +149,13 @@ JSON lines as homeward decode prints them, or CSV with the same columns.`,
 		if resp.StatusCode != http.StatusOK {
 			return fmt.Errorf("the agent answered %s", resp.Status)
 		}
-		_, err = io.Copy(out, resp.Body)
-		return err
+		if _, err = io.Copy(out, resp.Body); err != nil {
+			return err
+		}
+		if lost := resp.Trailer.Get(agent.ExportTrailer); lost != "" {
+			return errors.New(lost)
+		}
+		return nil
 	}
 	return cmd
 }
