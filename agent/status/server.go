@@ -53,17 +53,23 @@ func WriteJSON(w http.ResponseWriter, v any) {
 	_ = enc.Encode(v) // the caller has gone: nobody to tell
 }
 
-// Serve starts answering on l. The log may be nil.
+// Serve starts answering on l. The log may be nil. Whoever can reach l may send what he likes, as slowly as he likes: each
+// connection takes one request without a body, and is bounded by [limits]; but an answer may take its time, as a check does.
 func Serve(l net.Listener, h http.Handler, log *slog.Logger) *Server {
+	return serve(l, h, log, limitsOf(l))
+}
+
+func serve(l net.Listener, h http.Handler, log *slog.Logger, most limits) *Server {
 	s := &Server{http: &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       time.Minute,
+		Handler:           bodiless(h),
+		ReadHeaderTimeout: most.header,
 		MaxHeaderBytes:    8 << 10,
 	}}
+	s.http.SetKeepAlivesEnabled(false) // nobody keeps a place that he does not use
 	if log != nil {
 		s.http.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	}
+	l = limit(l, most)
 	s.done.Add(1)
 	go func() {
 		defer s.done.Done()
@@ -72,6 +78,19 @@ func Serve(l net.Listener, h http.Handler, log *slog.Logger) *Server {
 		}
 	}()
 	return s
+}
+
+// bodiless refuses a request with a body: none here has a use for one, and its end might never come.
+func bodiless(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength == 0 {
+			h.ServeHTTP(w, r)
+			return
+		}
+		// The server reads on a little, so that the answer is not lost to a reset.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyBound))
+		http.Error(w, "homeward takes no request with a body", http.StatusRequestEntityTooLarge)
+	})
 }
 
 // Close ends it at once and waits.
