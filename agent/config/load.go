@@ -238,6 +238,7 @@ func (d *decoder) checkSensors(c *Config) {
 	}
 	first := map[string]string{} // names, and where they were first
 	lines := map[string]string{} // serial ports, and who set them first
+	read := map[chipKey][]int{}  // the sensors that read a chip
 	for i := range c.Sensors {
 		s, path := &c.Sensors[i], fmt.Sprintf("sensors[%d]", i)
 		namePath := path + ".name"
@@ -268,6 +269,7 @@ func (d *decoder) checkSensors(c *Config) {
 		d.checkChannels(c, s, path)
 		bus := s.Options.Bus()
 		if bus.Kind != drivers.Serial && bus.Kind != drivers.TCP {
+			d.checkChip(c, read, i, path)
 			continue
 		}
 		if other, taken := lines[bus.Name]; !taken {
