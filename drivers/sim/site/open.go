@@ -251,7 +251,7 @@ func (r *Running) chipServed() func(string, any, time.Time) {
 			}
 		case int:
 			if c, ok := codes[channel]; ok {
-				r.served(c.channel, scaled(fmt.Sprint(v), c.scale, 0), at)
+				r.served(c.channel, twelve(float64(v)*c.scale), at)
 			}
 		}
 	}

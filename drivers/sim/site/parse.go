@@ -557,6 +557,7 @@ func (p *parse) registers(list node, s *sensor, u *slave) {
 			v.bad("a number or a form such as {sine: {mean, amplitude, period}}")
 		} else if c.wave = p.wave(v); c.kind != "" && len(p.problems) == n {
 			c.fits(v)
+			c.tolerance = c.inexact()
 		}
 		s.channels = append(s.channels, c.channel)
 		u.registers = append(u.registers, c)

@@ -4,8 +4,10 @@ import (
 	"math"
 	"math/big"
 	"strconv"
+	"strings"
 	"time"
 
+	"homeward/drivers"
 	"homeward/drivers/sim"
 )
 
@@ -50,6 +52,38 @@ func scaled(raw string, scale, offset float64) float64 {
 	}
 	f, _ := v.Mul(v, s).Add(v, o).Float64()
 	return f
+}
+
+// twelve is v with twelve significant digits, which is what the gateway keeps of code × scale.
+func twelve(v float64) float64 {
+	f, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 12, 64), 64)
+	if err != nil {
+		return v
+	}
+	return f
+}
+
+// inexact is how far a right gateway may be from [scaled], which rounds once: nothing where whole numbers are divided by a power
+// of ten, and a few units of the last bit where it has to round on its way.
+func (c *register) inexact() float64 {
+	low, high := c.wave.low, c.wave.high
+	whole := c.kind != "float32" && c.kind != "float64"
+	if c.kind == "bool" || c.scale == 1 && c.offset == 0 || whole && c.scale == math.Trunc(c.scale) && c.offset == math.Trunc(c.offset) {
+		return 0
+	}
+	if c.wave.kind == "counter" {
+		low, high = typeRange(c.kind)
+		low, high = low*c.scale+c.offset, high*c.scale+c.offset
+	}
+	most := max(math.Abs(low), math.Abs(high)) + math.Abs(c.offset)
+	mantissa, exponent, _ := strings.Cut(strconv.FormatFloat(c.scale, 'e', -1, 64), "e")
+	_, fraction, _ := strings.Cut(mantissa, ".")
+	e, err := strconv.Atoi(exponent)
+	digits := len(fraction) - e // behind the point
+	if whole && c.offset == 0 && err == nil && digits >= 0 && digits <= 22 && len(fraction) < 15 && most*math.Pow10(digits) <= drivers.MaxExact {
+		return 0
+	}
+	return 4 * most * 0x1p-53
 }
 
 // fill puts a unit's registers into its map; served is told of each value when it is asked for.

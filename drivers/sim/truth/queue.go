@@ -44,9 +44,9 @@ func (q *Queue) Sort() {
 // Len is how many values were neither taken nor passed over.
 func (q *Queue) Len() int { return len(q.values) - q.next }
 
-// near says whether a reading of v can be of x.
+// near says whether a reading of v can be of x: to the last bit, but for the tolerance that the truth file states.
 func (q *Queue) near(x Value, v float64) bool {
-	return math.Abs(x.V-v) <= q.Tolerance+1e-9*math.Abs(x.V)
+	return x.V == v || q.Tolerance > 0 && math.Abs(x.V-v) <= q.Tolerance
 }
 
 // from is the index of the first value not served before ms.

@@ -132,7 +132,11 @@ func (s *story) shuffle(t *rapid.T) string {
 }
 
 func verify(t require.TestingT, truth, arrived string) *Report {
-	r, err := Verify(strings.NewReader(truth), strings.NewReader(arrived), Options{Recovery: 3e9})
+	return verifyWith(t, truth, arrived, Options{Recovery: 3e9})
+}
+
+func verifyWith(t require.TestingT, truth, arrived string, o Options) *Report {
+	r, err := Verify(strings.NewReader(truth), strings.NewReader(arrived), o)
 	require.NoError(t, err)
 	return r
 }
