@@ -74,9 +74,9 @@ func receipt(key ed25519.PrivateKey, a about, lines []Line) Checked {
 	if !a.trusted {
 		clock = "not trusted"
 	}
-	extent := "everything"
+	checked := "everything"
 	if a.offline {
-		extent = "offline: the home was not asked"
+		checked = offline
 	}
 	h := a.cfg.Home
 	when := a.time.Format(time.RFC3339)
@@ -84,7 +84,7 @@ func receipt(key ed25519.PrivateKey, a about, lines []Line) Checked {
 	b.WriteString(receiptHead)
 	for _, f := range [][2]string{
 		{"gateway", a.cfg.Gateway}, {"home", fmt.Sprintf("%s %s/%s/%s %s", h.Cloud, h.Organization, h.Project, h.Product, h.URL)},
-		{"time", when}, {"clock", clock + " (" + a.source + ")"}, {"version", a.version}, {"configuration", a.cfg.Digest}, {"checked", extent},
+		{"time", when}, {"clock", clock + " (" + a.source + ")"}, {"version", a.version}, {"configuration", a.cfg.Digest}, {"checked", checked},
 		{"result", fmt.Sprintf("%s (%d ok, %d warn, %d fail)", result, n[resultOK], n[resultWarn], n[resultFail])},
 	} {
 		fmt.Fprintf(&b, "%s: %s\n", f[0], printable(f[1]))
@@ -97,7 +97,7 @@ func receipt(key ed25519.PrivateKey, a about, lines []Line) Checked {
 	sig := ed25519.Sign(key, []byte(b.String()))
 	text := b.String() + signature + hex.EncodeToString(sig) + "\n"
 
-	c := compact{a.cfg.Gateway, when, a.trusted, result, n[resultOK], n[resultWarn], n[resultFail], nil, hash}
+	c := compact{a.cfg.Gateway, when, a.trusted, result, n[resultOK], n[resultWarn], n[resultFail], a.offline, nil, hash}
 	line := c.sign(key)
 	for i := range failed { // as many names as there is room for
 		c.Failed = failed[:i+1]
@@ -152,8 +152,9 @@ type compact struct {
 	OK      int      `json:"ok"`
 	Warn    int      `json:"warn"`
 	Fail    int      `json:"fail"`
-	Failed  []string `json:"failed,omitempty"` // the first of them
-	SHA256  string   `json:"sha256"`           // of the text receipt, up to the line of this name
+	Offline bool     `json:"offline,omitempty"` // the home was not asked
+	Failed  []string `json:"failed,omitempty"`  // the first of them
+	SHA256  string   `json:"sha256"`            // of the text receipt, up to the line of this name
 }
 
 func (c compact) sign(key ed25519.PrivateKey) string {
@@ -260,7 +261,7 @@ func verifyText(b []byte) (*Verified, error) {
 	}
 	clock := field(4, "clock")
 	v := &Verified{Gateway: field(1, "gateway"), Time: field(3, "time"), Trusted: strings.HasPrefix(clock, "trusted"),
-		Result: field(8, "result"), SHA256: field(len(lines)-2, "sha256"), Key: key, Text: body}
+		Result: extent(field(8, "result"), field(7, "checked") != "everything"), SHA256: field(len(lines)-2, "sha256"), Key: key, Text: body}
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +297,18 @@ func verifyCompact(b []byte) (*Verified, error) {
 	if again, err := json.Marshal(c); err != nil || string(again) != text || !safe(c.Gateway+c.Time+c.Result+c.SHA256) {
 		return nil, errors.New("signed, but not as this program writes it")
 	}
-	return &Verified{c.Gateway, c.Time, c.Trusted, fmt.Sprintf("%s (%d ok, %d warn, %d fail)", c.Result, c.OK, c.Warn, c.Fail), hex.EncodeToString(public), c.SHA256, text}, nil
+	return &Verified{c.Gateway, c.Time, c.Trusted, extent(fmt.Sprintf("%s (%d ok, %d warn, %d fail)", c.Result, c.OK, c.Warn, c.Fail), c.Offline), hex.EncodeToString(public), c.SHA256, text}, nil
+}
+
+// offline is what a check is that did not ask the home.
+const offline = "offline: the home was not asked"
+
+// extent adds to a result what it does not speak of.
+func extent(result string, alone bool) string {
+	if alone {
+		return result + ", " + offline
+	}
+	return result
 }
 
 // safe says that a text does nothing to a terminal.

@@ -62,6 +62,21 @@ func TestReceiptFlips(t *testing.T) {
 	require.Equal(t, a.SHA256, b.SHA256, "the code names its text")
 }
 
+// TestReceiptOffline: who is shown a receipt is told that the home was not asked, by either form.
+func TestReceiptOffline(t *testing.T) {
+	key, err := home.Key(t.TempDir())
+	require.NoError(t, err)
+	for _, offline := range []bool{false, true} {
+		a := about{cfg: &config.Config{Gateway: "gw", Digest: strings.Repeat("0", 64)}, version: "1", time: time.Unix(1_700_000_000, 0), source: "kernel", offline: offline}
+		c := receipt(key, a, []Line{okLine("configuration", "1 sensors")})
+		for _, text := range []string{c.Receipt, c.Compact} {
+			v, err := VerifyReceipt([]byte(text), "")
+			require.NoError(t, err)
+			require.Equal(t, map[bool]string{false: "ok (1 ok, 0 warn, 0 fail)", true: "ok (1 ok, 0 warn, 0 fail), offline: the home was not asked"}[offline], v.Result)
+		}
+	}
+}
+
 // TestReceiptHostile: whatever instruments say, a receipt verifies, is bounded, and does nothing to a terminal;
 // and what is no receipt is refused without a panic.
 func TestReceiptHostile(t *testing.T) {

@@ -78,6 +78,9 @@ func printStatus(out io.Writer, s status.Status) error {
 	fmt.Fprintf(w, "delivered\t%d readings in %d payloads since the start, last %s\n", s.Publish.Readings, s.Publish.Payloads, ago(s.Publish.LastAck))
 	fmt.Fprintf(w, "given up\t%d readings, %d gaps\n", s.Buffer.Dropped, s.Buffer.Gaps)
 	ops := fmt.Sprintf("%d since %s, forecast %d", s.Operations.Used, s.Operations.Month, s.Operations.Forecast)
+	if s.Publish.Operations == 0 { // its rate is what the forecast is made of
+		ops = fmt.Sprintf("%d since %s, no forecast before the first payload since the start", s.Operations.Used, s.Operations.Month)
+	}
 	if s.Operations.Budget != nil {
 		ops += fmt.Sprintf(", budget %d (%.1f %% used)", *s.Operations.Budget, *s.Operations.Percent)
 	}
