@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -33,7 +34,15 @@ func checkReceipt(ctx context.Context, cfg *config.Config, query string, offline
 	if err != nil {
 		return c, fmt.Errorf("no receipt: %w", err)
 	}
-	return c, durable.WriteFile(file, []byte(c.Receipt), 0o644)
+	switch err := durable.WriteFile(file, []byte(c.Receipt), 0o644); {
+	case errors.Is(err, fs.ErrNotExist):
+		return c, cmdline.Usage(fmt.Errorf("--receipt %s: no such folder: name a file in one that is there", file))
+	case errors.Is(err, fs.ErrPermission):
+		return c, cmdline.Usage(fmt.Errorf("--receipt %s: this user may not write there: name a file where it may, such as /tmp/receipt.txt", file))
+	case err != nil:
+		return c, fmt.Errorf("--receipt: %w", err)
+	}
+	return c, nil
 }
 
 // The quiet zone around the code: the standard wants 4 modules; readers are content with 2.

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -73,7 +75,7 @@ func run(ctx context.Context, cfg *config.Config, reload func() (*config.Config,
 	}
 	a, err := agent.New(o)
 	if err != nil {
-		return err
+		return startError(cfg, err)
 	}
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -86,6 +88,17 @@ func run(ctx context.Context, cfg *config.Config, reload func() (*config.Config,
 	defer ended()
 	debug.FreeOSMemory() // what reading the configuration left behind: 3 MB that an idle gateway would keep for minutes
 	return a.Run(ctx, hup)
+}
+
+// startError says what to do where a gateway cannot start on its state folder.
+func startError(cfg *config.Config, err error) error {
+	switch {
+	case errors.Is(err, buffer.ErrBusy):
+		return fmt.Errorf("%w: another gateway runs with the state folder %s: look at it with homeward status, stop it (systemctl stop homeward), or give this one another state:", err, cfg.State)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: run this as the user that owns the state folder (sudo -u homeward …), or as root, or give this gateway another state:", err)
+	}
+	return err
 }
 
 // options is what run and check have in common: the real world, or the simulated one
