@@ -325,15 +325,53 @@ func (a *Agent) tend() {
 	a.listenLocal()
 }
 
+// tooLittle says what the buffer is short of.
+func tooLittle(short string) string {
+	switch short {
+	case buffer.ShortKeepFree:
+		return "less than buffer.keep_free left on the file system of the state folder"
+	case buffer.ShortInodes:
+		return "no inode left on the file system of the state folder"
+	case buffer.ShortDisk:
+		return "no space left on the file system of the state folder"
+	}
+	return "no room within buffer.max_bytes"
+}
+
+func evictedFor(short string) string {
+	if short == "" {
+		return ""
+	}
+	return ": there is " + tooLittle(short)
+}
+
+func moreRoom(short string) string {
+	switch short {
+	case buffer.ShortKeepFree:
+		return "free space on the file system of the state folder, or lower buffer.keep_free, or bring the home back"
+	case buffer.ShortInodes:
+		return "delete files on the file system of the state folder (df -i), or bring the home back"
+	case buffer.ShortMaxBytes:
+		return "bring the home back, or raise buffer.max_bytes"
+	}
+	return "free space on the file system of the state folder, or bring the home back"
+}
+
 func (a *Agent) bufferProblems(s buffer.Stats) {
-	if s.Stopped {
+	if s.Stopped && s.Short != "" {
+		a.problems.raise(CodeBufferFull, "", status.Fail, "there is "+tooLittle(s.Short)+" and sampling has stopped, as configured", moreRoom(s.Short))
+	} else if s.Stopped {
 		a.problems.raise(CodeBufferFull, "", status.Fail, "the buffer is full and sampling has stopped, as configured",
 			"bring the home back, or raise buffer.max_bytes, or set buffer.when_full: drop-oldest")
 	} else {
 		a.problems.clear(CodeBufferFull, "")
 	}
 	if s.DiskFull {
-		a.problems.raise(CodeBufferDisk, "", status.Fail, "the disk is full: "+s.LastError, "free space on the file system of the state folder, or lower buffer.max_bytes")
+		text := "the disk is full: " + s.LastError
+		if s.Short == buffer.ShortDisk {
+			text += "; nothing stored is given up, and what finds no room is counted as unsampled"
+		}
+		a.problems.raise(CodeBufferDisk, "", status.Fail, text, moreRoom(s.Short))
 	} else {
 		a.problems.clear(CodeBufferDisk, "")
 	}
@@ -345,8 +383,7 @@ func (a *Agent) bufferProblems(s buffer.Stats) {
 		a.problems.clear(CodeBufferDamaged, "")
 	}
 	if a.evicted != s.Dropped && slices.ContainsFunc(a.lane.OpenGaps(), func(g buffer.Gap) bool { return g.Reason == buffer.Evicted }) {
-		a.problems.raise(CodeBufferEvicting, "", status.Fail, fmt.Sprintf("%d readings were given up to stay within the buffer's bounds", s.Dropped),
-			"bring the home back, or raise buffer.max_bytes")
+		a.problems.raise(CodeBufferEvicting, "", status.Fail, fmt.Sprintf("%d readings were given up to stay within the buffer's bounds", s.Dropped)+evictedFor(s.EvictedFor), moreRoom(s.EvictedFor))
 	} else if s.Pending == 0 {
 		a.problems.clear(CodeBufferEvicting, "")
 	}

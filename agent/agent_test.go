@@ -99,6 +99,7 @@ func TestBufferProblems(t *testing.T) {
 		{"no more", buffer.Stats{}, nil, ""},
 		{"no room", buffer.Stats{DiskFull: true, LastError: "no space left on device"}, []string{"buffer.disk"}, "no space left on device"},
 		{"no room, and stopped", buffer.Stats{DiskFull: true, Stopped: true}, []string{"buffer.disk", "buffer.full"}, "disk is full"},
+		{"no room, and nothing goes", buffer.Stats{DiskFull: true, Short: buffer.ShortDisk, LastError: "x"}, []string{"buffer.disk"}, "nothing stored is given up"},
 		{"room", buffer.Stats{}, nil, ""},
 		{"damage", buffer.Stats{DamagedFiles: []string{"a.damaged", "b.damaged"}}, []string{"buffer.damaged"}, "2 damaged files were set aside, first a.damaged"},
 		{"files deleted", buffer.Stats{}, nil, ""},
@@ -108,6 +109,9 @@ func TestBufferProblems(t *testing.T) {
 		{"drained", buffer.Stats{Dropped: 12}, nil, ""},
 		{"and again", buffer.Stats{Dropped: 13}, []string{"buffer.evicting"}, "13 readings were given up"},
 		{"drained again", buffer.Stats{Dropped: 13}, nil, ""},
+		{"for others", buffer.Stats{Dropped: 14, EvictedFor: buffer.ShortKeepFree}, []string{"buffer.evicting"}, "less than buffer.keep_free"},
+		{"no longer", buffer.Stats{Dropped: 14}, nil, ""},
+		{"for its own size", buffer.Stats{Dropped: 15, EvictedFor: buffer.ShortMaxBytes}, []string{"buffer.evicting"}, "no room within buffer.max_bytes"},
 	} {
 		a.bufferProblems(step.s)
 		list := a.problems.list()

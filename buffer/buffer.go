@@ -22,7 +22,8 @@
 //
 // What it may lose: outcomes told since the last flush (their readings are open
 // again, and receivers drop the repeat by its key); and at a bound, as
-// [Options.WhenFull] says, the oldest readings or the newest. A medium that
+// [Options.WhenFull] says, the oldest readings or the newest. On a disk that is
+// full without a bound being reached Append fails, and nothing stored goes. A medium that
 // loses the very last of what it said was on disk looks like a power cut.
 //
 // docs/buffer.md draws the files and says what happens at each step.
@@ -96,6 +97,14 @@ const (
 	StopSampling WhenFull = "stop-sampling"
 )
 
+// What there can be too little of. At all but the first the oldest gives way, with [DropOldest].
+const (
+	ShortDisk     = "disk"      // the file system (or a quota) takes no more
+	ShortMaxBytes = "max_bytes" // within Options.MaxBytes
+	ShortKeepFree = "keep_free" // within Options.KeepFree
+	ShortInodes   = "inodes"    // of the file system
+)
+
 // Options: the zero value of each field means what its comment says.
 type Options struct {
 	MaxBytes     int64         // bound on everything below the folder; 0: 512 MB
@@ -145,7 +154,9 @@ type Stats struct {
 	Flushes       uint64        `json:"flushes"`   // since start
 	Seals         uint64        `json:"seals"`     // since start
 	DiskFull      bool          `json:"disk_full"`
-	Stopped       bool          `json:"stopped"` // stop-sampling in force
+	Short         string        `json:"short,omitempty"`       // while DiskFull: what there is too little of, ShortDisk and so on
+	EvictedFor    string        `json:"evicted_for,omitempty"` // for what readings were last evicted since start
+	Stopped       bool          `json:"stopped"`               // stop-sampling in force
 	LastError     string        `json:"last_error"`
 	Lanes         []LaneStats   `json:"lanes"`
 	DamagedFiles  []string      `json:"damaged"`   // set aside, names within the folder

@@ -60,6 +60,10 @@ type Buffer struct {
 	overBound   bool
 	anchored    [16]byte // the boot last anchored
 	credit      int64    // bytes given up for room that are not used yet
+	tight       string   // the bound that room found reached
+	short       string   // Stats.Short
+	evictedFor  string   // Stats.EvictedFor
+	unwritten   uint32   // generation since which an outcome is in the state and not in the log; 0: none
 	lastBoot    [16]byte
 	damagedF    []string
 	firstDirty  time.Time // of the active half

@@ -180,9 +180,7 @@ func TestDiskFullAtEveryWrite(t *testing.T) {
 			add(t, l, 1)
 			open, lost := accounted(t, b, l)
 			require.NoError(t, b.Close())
-			if policy == StopSampling {
-				require.Zero(t, lost)
-			}
+			require.Zero(t, lost)
 			b, err = Open(dir, Options{FS: fs})
 			require.NoError(t, err)
 			require.Empty(t, b.Verify())
@@ -198,40 +196,181 @@ func TestDiskFullAtEveryWrite(t *testing.T) {
 	}
 }
 
-// A disk that stays full: the oldest gives way, nothing waits, and all is told.
-func TestDiskFullForLong(t *testing.T) {
+// fullDisk makes a buffer on a disk that can be full: then segments can be neither made nor written to, and what meta.db needs is its own already.
+func fullDisk(t *testing.T, dir string, opt Options) (*Buffer, *atomic.Bool) {
+	t.Helper()
 	fs := newFaultFS()
-	b := mustOpen(t, t.TempDir(), Options{FS: fs, HalfBytes: minHalf, SegmentBytes: minSegment, Seal: time.Hour})
-	l := mustLane(t, b, 1)
-	add(t, l, 1000)
-	require.NoError(t, b.SealNow())
-	var full atomic.Bool
-	full.Store(true)
+	full := new(atomic.Bool)
+	opt.FS, opt.HalfBytes, opt.SegmentBytes = fs, minHalf, minSegment
+	b := mustOpen(t, dir, opt)
 	b.dbMu.Lock()
-	b.onCommit = func(name string) error { // what meta.db needs is its own already
+	b.onCommit = func(name string) error {
 		if full.Load() && !strings.HasPrefix(name, metaName) {
 			return syscall.ENOSPC
 		}
 		return nil
 	}
 	b.dbMu.Unlock()
-	errs := 0
-	for range 5000 {
+	return b, full
+}
+
+// A disk that stays full: nothing waits, nothing stored gives way, and what is not taken can be counted, over restarts too.
+func TestDiskFullForLong(t *testing.T) {
+	dir := t.TempDir()
+	opt := Options{Seal: time.Hour, Clock: stillClock{time.Unix(1e9, 0)}}
+	b, full := fullDisk(t, dir, opt)
+	l := mustLane(t, b, 1)
+	add(t, l, 1000)
+	require.NoError(t, b.SealNow())
+	full.Store(true)
+	missed := uint64(0)
+	for i := range 6000 {
+		if i == 100 {
+			require.ErrorIs(t, b.SealNow(), syscall.ENOSPC)
+		}
 		if _, err := l.Append(pollAt(int(l.Next()-1)/10, 10)); err != nil {
-			errs++
-			time.Sleep(time.Millisecond) // the sealer may be a moment behind
+			require.ErrorIs(t, err, ErrFull)
+			require.ErrorContains(t, err, "the disk is full")
+			require.NoError(t, l.NoteGap(Gap{N: 10, TFrom: 1, TTo: int64(i), Reason: Unsampled}))
+			missed += 10
+		}
+		if i%500 == 0 {
+			_ = b.SealNow()
 		}
 	}
-	require.Less(t, errs, 2500)
-	_ = b.SealNow()
-	_, lost := accounted(t, b, l)
-	require.NotZero(t, lost)
-	full.Store(false)
+	require.NotZero(t, missed)
+	stored := l.Next() - 1
+	require.Greater(t, stored, Seq(12_000), "the log was used first")
+	check := func() {
+		t.Helper()
+		st := b.Stats()
+		require.Zero(t, st.Dropped)
+		require.Empty(t, st.EvictedFor)
+		n := 0
+		for s, err := range l.Open(1) {
+			require.NoError(t, err)
+			require.Equal(t, Seq(n+1), s.First)
+			n += len(s.Readings)
+		}
+		require.Equal(t, int(stored), n)
+		gaps := l.OpenGaps()
+		require.Len(t, gaps, 1)
+		require.Equal(t, Unsampled, gaps[0].Reason)
+		require.Equal(t, missed, gaps[0].N)
+	}
+	check()
+	require.True(t, b.Stats().DiskFull)
+	require.Equal(t, ShortDisk, b.Stats().Short)
+	require.NoError(t, b.Close())
+	b, full = fullDisk(t, dir, opt)
+	l = mustLane(t, b, 1)
+	check()
+	require.NoError(t, b.SealNow()) // there is room again
 	require.NoError(t, b.SealNow())
-	require.NoError(t, b.SealNow())
-	_, after := accounted(t, b, l)
-	require.Equal(t, lost, after, "once there is room nothing more is lost")
+	check()
 	require.False(t, b.Stats().DiskFull)
+	add(t, l, 1)
+	stored += 10
+	check()
+	require.False(t, full.Load())
+}
+
+// On a full disk whose home is there the readings go through, and the segments that are delivered give their room back.
+func TestDiskFullAndDelivering(t *testing.T) {
+	b, full := fullDisk(t, t.TempDir(), Options{Seal: time.Hour, Clock: stillClock{time.Unix(1e9, 0)}})
+	l := mustLane(t, b, 1)
+	add(t, l, 100)
+	require.NoError(t, b.SealNow())
+	deliver := func() {
+		r := Range{l.l.first(), l.Next() - 1}
+		a, err := l.Fix(Attempt{Range: r, Payload: make([]byte, 100)})
+		require.NoError(t, err)
+		require.NoError(t, l.Ack(a.ID))
+	}
+	full.Store(true)
+	for i := range 3000 {
+		_, err := l.Append(pollAt(i, 10))
+		require.NoError(t, err, "poll %d", i)
+		if i%20 == 19 {
+			deliver()
+		}
+		if i%150 == 149 {
+			_ = b.SealNow()
+		}
+	}
+	st := b.Stats()
+	require.Zero(t, st.Dropped)
+	require.Zero(t, st.Pending)
+	require.Empty(t, l.l.segs)
+}
+
+// Where the home comes back while the log is as full as readings may make it, there is room for attempts.
+func TestFullLogDelivers(t *testing.T) {
+	dir := t.TempDir()
+	b, full := fullDisk(t, dir, Options{Seal: time.Hour, Clock: stillClock{time.Unix(1e9, 0)}})
+	l := mustLane(t, b, 1)
+	full.Store(true)
+	for range 20 { // the sealer may be a moment behind
+		for range 500 {
+			_, _ = l.Append(pollAt(int(l.Next()-1)/10, 10))
+		}
+		_ = b.SealNow()
+	}
+	_, err := l.Append(pollAt(0, 10))
+	require.ErrorIs(t, err, ErrFull)
+	for b.Stats().Pending > 0 {
+		r := Range{l.l.first(), min(l.l.first()+999, l.Next()-1)}
+		a, err := l.Fix(Attempt{Range: r, Payload: make([]byte, 800)})
+		require.NoError(t, err)
+		require.NoError(t, l.Ack(a.ID))
+	}
+	require.NoError(t, b.SealNow(), "nothing is left that needs room")
+	_, err = l.Append(pollAt(0, 10))
+	require.NoError(t, err)
+	b.end()
+	b = mustOpen(t, dir, Options{Clock: stillClock{time.Unix(1e9, 0)}})
+	require.Equal(t, uint64(10), b.Stats().Pending)
+	require.Zero(t, b.Stats().Dropped)
+}
+
+// keep_free and inodes are bounds: the oldest gives way, and Stats says for what. A disk that others keep full takes one segment, not one for each try.
+func TestEvictedFor(t *testing.T) {
+	for want, free := range map[string][2]int64{ShortKeepFree: {10 << 20, 1000}, ShortInodes: {100 << 20, 3}} {
+		fs := newFaultFS()
+		var tight atomic.Bool
+		fs.free = func() (int64, int64) {
+			if tight.Load() {
+				return free[0], free[1]
+			}
+			return 100 << 20, 1000
+		}
+		b := mustOpen(t, t.TempDir(), Options{FS: fs, KeepFree: 50 << 20, HalfBytes: minHalf, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}})
+		l := mustLane(t, b, 1)
+		for i := range 6 {
+			for n := range 2000 {
+				_, err := l.Append(hostile(i*2000 + n))
+				require.NoError(t, err)
+				if n%400 == 399 {
+					require.NoError(t, b.SealNow())
+				}
+			}
+			l.l.segs[len(l.l.segs)-1].full = true
+		}
+		segs := len(l.l.segs)
+		tight.Store(true)
+		b.dbMu.Lock()
+		b.onCommit = func(string) error { return syscall.ENOSPC }
+		b.dbMu.Unlock()
+		_, err := l.Append(pollAt(0, 10))
+		require.NoError(t, err)
+		for range 10 {
+			require.ErrorIs(t, b.SealNow(), syscall.ENOSPC)
+		}
+		st := b.Stats()
+		require.Equal(t, want, st.EvictedFor)
+		require.Equal(t, ShortDisk, st.Short)
+		require.Len(t, l.l.segs, segs-1)
+	}
 }
 
 func TestKeepFree(t *testing.T) {

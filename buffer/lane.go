@@ -40,7 +40,7 @@ func (p *Poll) check(half int) error {
 }
 
 // Append writes the poll to the tail log (a kill after it loses nothing) and returns the number of its first reading.
-// An alarm forces a flush. Errors: [ErrFull], [ErrClosed], [ErrReadOnly], or that the log cannot be written;
+// An alarm forces a flush. Errors: [ErrFull] (sampling stopped as configured, or the disk is full and so is the log), [ErrClosed], [ErrReadOnly], or that the log cannot be written;
 // in all cases nothing was stored and no number was given.
 func (l *Lane) Append(p Poll) (Seq, error) {
 	b := l.b
@@ -64,7 +64,11 @@ func (l *Lane) Append(p Poll) (Seq, error) {
 		h := &b.halves[b.active]
 		b.fr.reset(h)
 		undo := b.fr.poll(h, b.seed, l.l.epoch, l.l.next, &p)
-		if h.off+len(b.fr.b) <= b.half-reserve(b.half) {
+		limit := b.half - reserve(b.half)
+		if b.short == ShortDisk && b.job != nil { // it may last: attempts and outcomes need room too
+			limit = b.half / 4 * 3
+		}
+		if h.off+len(b.fr.b) <= limit {
 			off := h.off + b.fr.start
 			if err := b.write(h); err != nil {
 				undo.do(h)
@@ -109,8 +113,20 @@ func (b *Buffer) noRoom() error {
 		return ErrFull
 	}
 	last, _ := b.notes()
+	if b.short == ShortDisk {
+		return &diskFullError{last}
+	}
 	return fmt.Errorf("%w: the disk did not take the other half in time: %s", errLogFull, last)
 }
+
+// diskFullError is an [ErrFull] that nobody configured.
+type diskFullError struct{ last string }
+
+func (e *diskFullError) Error() string {
+	return "buffer: the disk is full and so is the log; nothing stored is given up for it: " + e.last
+}
+
+func (e *diskFullError) Is(target error) bool { return target == ErrFull }
 
 // awaitRoom waits, without the lock, until a half is free, but not for long.
 func (b *Buffer) awaitRoom() {
@@ -293,6 +309,7 @@ func (l *Lane) finish(id uint64, delivered bool) error {
 func (b *Buffer) note(t recType, body func([]byte) []byte) {
 	if err := b.record(t, body); err != nil {
 		b.failed("outcome not written, only kept until the next seal", err)
+		b.unwritten = b.halves[b.active].gen
 	}
 }
 
@@ -440,6 +457,7 @@ func (b *Buffer) giveUpLocked(l *lane, r Range, reason Reason, times map[Range][
 // putGap records a new gap, or lets one that is like it and touches it grow.
 func (b *Buffer) putGap(l *lane, g Gap, ends []uint64) error {
 	g.ID = l.lastGap + 1
+	told := uint64(0) // of the readings, by the log
 	for _, o := range l.gaps {
 		if o.Reason != g.Reason || o.MaybeDelivered != g.MaybeDelivered || o.Range.Empty() != g.Range.Empty() || l.carried(o.ID) {
 			continue
@@ -447,7 +465,10 @@ func (b *Buffer) putGap(l *lane, g Gap, ends []uint64) error {
 		if !g.Range.Empty() && (o.Range.To+1 != g.Range.From && g.Range.To+1 != o.Range.From || (o.N == 0) != (g.N == 0)) {
 			continue
 		}
-		g.ID = o.ID
+		g.ID, told = o.ID, o.N
+		if n, ok := l.owed[o.ID]; ok {
+			told = n
+		}
 		if !g.Range.Empty() {
 			g.Range = Range{min(g.Range.From, o.Range.From), max(g.Range.To, o.Range.To)}
 		}
@@ -455,12 +476,40 @@ func (b *Buffer) putGap(l *lane, g Gap, ends []uint64) error {
 		g.TFrom, g.TTo = earliest(g.TFrom, o.TFrom), max(g.TTo, o.TTo)
 		break
 	}
-	if err := b.record(recGap, func(d []byte) []byte { return appendGap(d, l.epoch, g, ends) }); err != nil {
+	// While the log cannot be sealed what was not sampled is counted in memory and told in ever larger steps, for there is not much room left.
+	count := g.Range.Empty() && len(ends) == 0
+	if count && b.sealFailing && b.job != nil && told > 0 && g.N-told <= told/16 {
+		l.owe(g.ID, told)
+	} else if err := b.record(recGap, func(d []byte) []byte { return appendGap(d, l.epoch, g, ends) }); err == nil {
+		delete(l.owed, g.ID)
+	} else if count && errors.Is(err, errLogFull) {
+		l.owe(g.ID, told)
+	} else {
 		return err
 	}
 	l.setGap(g, ends)
 	b.countFlight()
 	return nil
+}
+
+// owe notes that the log says of a gap only that it is of n readings.
+func (l *lane) owe(id, n uint64) {
+	if l.owed == nil {
+		l.owed = map[uint64]uint64{}
+	}
+	l.owed[id] = n
+}
+
+// writeOwed tells the log what it does not say of gaps yet, as far as it has room.
+func (b *Buffer) writeOwed() {
+	for _, l := range b.lanes {
+		for _, id := range sortedKeys(l.owed) {
+			if g := l.gap(id); g != nil && b.record(recGap, func(d []byte) []byte { return appendGap(d, l.epoch, *g, nil) }) != nil {
+				return
+			}
+			delete(l.owed, id)
+		}
+	}
 }
 
 // earliest is the smaller of two times, of which 0 is unknown.

@@ -237,6 +237,7 @@ func (b *Buffer) mendHole(l *lane, r Range) {
 		}
 		if err := b.giveUpLocked(l, open, Damaged, nil); err != nil {
 			b.failed("gap not written, only kept until the next seal", err)
+			b.unwritten = b.halves[b.active].gen
 			for _, p := range l.pieces(open, Damaged) { // or the reader would come back for ever
 				l.setGap(Gap{ID: l.lastGap + 1, Range: p.r, N: p.r.Len(), Reason: Damaged, MaybeDelivered: p.maybe}, p.ends)
 			}

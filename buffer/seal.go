@@ -19,11 +19,13 @@ type sealJob struct {
 	snap *snapshot
 }
 
-// errNoRoom: writing would go over a bound.
+// errNoRoom: writing would go over a bound, at which the oldest gives way. On a disk that is merely full nothing does: what is stored is worth
+// more than what comes.
 var errNoRoom = errors.New("buffer: no room within keep_free or the file system's inodes")
 
 func noSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, errNoRoom)
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, errNoRoom) ||
+		err != nil && strings.Contains(err.Error(), syscall.ENOSPC.Error()) // bbolt keeps only the text where a file cannot grow
 }
 
 // sealer is the goroutine that seals: when it is time, when a half is full,
@@ -85,9 +87,9 @@ func (b *Buffer) urgent(again time.Time) bool {
 	return !b.clock.Now().Before(again) || b.mustDrop()
 }
 
-// mustDrop: the log is nearly full and its other half cannot be sealed.
+// mustDrop: the log is nearly full and its other half cannot be sealed within the bounds.
 func (b *Buffer) mustDrop() bool {
-	return b.sealFailing && b.job != nil && b.opt.WhenFull == DropOldest && b.nearlyFull()
+	return b.sealFailing && b.short != "" && b.short != ShortDisk && b.job != nil && b.opt.WhenFull == DropOldest && b.nearlyFull()
 }
 
 func (b *Buffer) nearlyFull() bool { return b.halves[b.active].off > b.half/4*3 }
@@ -150,15 +152,21 @@ func (b *Buffer) settle(job *sealJob) error {
 	var err error
 	if job != nil {
 		for {
-			if err = b.seal(job); err == nil || !noSpace(err) || !b.dropOldest() || !b.evictOldest() {
+			if err = b.seal(job, false); err == nil || !errors.Is(err, errNoRoom) || !b.dropOldest() || !b.evictOldest(b.tightness()) {
 				break
 			}
 		}
-		if err != nil {
+		for err != nil && noSpace(err) && !errors.Is(err, errNoRoom) { // what has its outcome by now needs no room, and gives some
+			freed := b.removeDamaged() || b.freeDone()
+			if err = b.seal(job, true); !freed {
+				break
+			}
+		}
+		if errors.Is(err, errNoRoom) {
 			b.mu.Lock()
 			drop := b.opt.WhenFull == DropOldest && b.nearlyFull()
 			b.mu.Unlock()
-			if drop && noSpace(err) {
+			if drop {
 				if derr := b.dropHalf(job); derr == nil {
 					err = nil
 				}
@@ -167,7 +175,7 @@ func (b *Buffer) settle(job *sealJob) error {
 	}
 	b.measure()
 	for b.dropOldest() && b.over() {
-		if !b.evictOldest() {
+		if !b.evictOldest(ShortMaxBytes) {
 			break
 		}
 		b.measure()
@@ -180,7 +188,12 @@ func (b *Buffer) settle(job *sealJob) error {
 		b.lastErrClear()
 	}
 	b.sealFailing = err != nil
-	b.diskFull = err != nil && noSpace(err)
+	b.diskFull, b.short = err != nil && noSpace(err), ""
+	if errors.Is(err, errNoRoom) {
+		b.short = b.tight
+	} else if b.diskFull {
+		b.short = ShortDisk
+	}
 	b.overBound = false
 	stop := b.opt.WhenFull == StopSampling && (full || b.diskFull)
 	if stop != b.stopped {
@@ -199,8 +212,51 @@ func (b *Buffer) dropOldest() bool {
 	return b.opt.WhenFull == DropOldest
 }
 
+func (b *Buffer) tightness() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tight
+}
+
+// freeDone unlinks the segments of which everything has its outcome by now, as the log says. False: there is none.
+func (b *Buffer) freeDone() bool {
+	b.mu.Lock()
+	var over []*segment
+	for _, l := range b.lanes {
+		for _, s := range l.segs {
+			if b.unwritten == 0 && l.done.has(Range{s.first, s.last}) {
+				over = append(over, s)
+			}
+		}
+	}
+	b.mu.Unlock()
+	if len(over) == 0 || b.sync() != nil {
+		return false
+	}
+	freed := false
+	for _, s := range over {
+		if err := b.unlink(s); err != nil {
+			b.failed("segment cannot be removed", err)
+		} else {
+			freed = true
+		}
+	}
+	return freed
+}
+
 // seal turns a half into blocks. Each step may be repeated after a crash or an error: the segments' commits, meta.db's commit, reuse.
-func (b *Buffer) seal(job *sealJob) error {
+// lean: what got its outcome since the half was full is left out too; the other half says so.
+func (b *Buffer) seal(job *sealJob, lean bool) (err error) {
+	done := job.snap.done
+	b.mu.Lock()
+	if lean && b.unwritten == 0 {
+		done = map[Epoch]*rangeSet{}
+		for e, l := range b.lanes {
+			d := l.done.clone()
+			done[e] = &d
+		}
+	}
+	b.mu.Unlock()
 	// The head of the active half is on disk before meta.db speaks of a generation that only it can follow.
 	if err := b.sync(); err != nil {
 		return err
@@ -209,9 +265,17 @@ func (b *Buffer) seal(job *sealJob) error {
 	h := &b.halves[job.half]
 	tables, off, gen, tail := half{shapes: h.shapes, boots: h.boots}, h.off, h.gen, b.tail
 	b.mu.Unlock()
-	if err := b.room(off); err != nil {
+	paid, err := b.room(off)
+	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil { // or a disk that others keep full would take one segment for each try
+			b.mu.Lock()
+			b.credit += paid
+			b.mu.Unlock()
+		}
+	}()
 	buf := make([]byte, off)
 	if _, err := tail.ReadAt(buf, int64(job.half)*int64(b.half)); err != nil {
 		return fmt.Errorf("buffer: read the log: %w", err)
@@ -231,7 +295,7 @@ func (b *Buffer) seal(job *sealJob) error {
 		b.mu.Lock()
 		l := b.lane(e)
 		b.mu.Unlock()
-		if err := b.store(l, b.unsealed(l, job.snap.done[e], polls[e])); err != nil {
+		if err := b.store(l, b.unsealed(l, done[e], polls[e])); err != nil {
 			return err
 		}
 	}
@@ -272,6 +336,10 @@ func (b *Buffer) release(job *sealJob) {
 	h.lanes, h.shapes, h.byHash, h.used, h.unsynced = nil, nil, nil, false, nil
 	h.flushed = h.off
 	b.job = nil
+	if job.snap.head.Gen >= b.unwritten {
+		b.unwritten = 0
+	}
+	b.writeOwed()
 	b.seals++
 	if b.freed != nil {
 		close(b.freed)
@@ -461,7 +529,7 @@ func (b *Buffer) unlink(s *segment) error {
 }
 
 // evictOldest gives up the oldest segment and unlinks it, or where a damaged file still lies about removes that. False: there is none, or it cannot be done.
-func (b *Buffer) evictOldest() bool {
+func (b *Buffer) evictOldest(why string) bool {
 	if b.removeDamaged() {
 		return true
 	}
@@ -481,16 +549,20 @@ func (b *Buffer) evictOldest() bool {
 	l, r := b.lanes[s.epoch], Range{s.first, s.last}
 	done := l.done.has(r)
 	b.mu.Unlock()
-	size := int64(0)
+	size, length := int64(0), int64(0)
 	if info, err := b.fs.Stat(b.path(s.name())); err == nil {
 		size = sizeOf(info)
+		length = min(info.Size(), size+maxAhead) // what a seal is charged has what it enlarges a file ahead in it too
 	}
 	if !done {
 		if err := b.giveUp(l, r, Evicted, 0, 0); err != nil {
 			b.failed("gap not written", err)
 			return false
 		}
-		b.log.Warn("buffer: oldest segment evicted", "epoch", l.epoch, "from", r.From, "to", r.To)
+		b.log.Warn("buffer: oldest segment evicted", "epoch", l.epoch, "from", r.From, "to", r.To, "for", why)
+		b.mu.Lock()
+		b.evictedFor = why
+		b.mu.Unlock()
 	}
 	if err := b.sync(); err != nil {
 		return false
@@ -501,7 +573,7 @@ func (b *Buffer) evictOldest() bool {
 	}
 	b.mu.Lock()
 	b.bytes -= size
-	b.credit += size
+	b.credit += length
 	b.mu.Unlock()
 	return true
 }
@@ -525,7 +597,7 @@ func (b *Buffer) removeDamaged() bool {
 	return false
 }
 
-// dropHalf gives up what a half holds that cannot be sealed: the disk is full, there is nothing older to unlink, and the other half is nearly full too.
+// dropHalf gives up what a half holds that cannot be sealed within the bounds: there is nothing older to unlink, and the other half is nearly full too.
 func (b *Buffer) dropHalf(job *sealJob) error {
 	b.mu.Lock()
 	held := map[*lane]Range{}
@@ -545,7 +617,10 @@ func (b *Buffer) dropHalf(job *sealJob) error {
 		if err := b.giveUp(l, r, Evicted, 0, 0); err != nil {
 			return err
 		}
-		b.log.Warn("buffer: disk full, readings evicted from the log", "epoch", l.epoch, "from", r.From, "to", r.To)
+		b.log.Warn("buffer: readings evicted from the log", "epoch", l.epoch, "from", r.From, "to", r.To)
+		b.mu.Lock()
+		b.evictedFor = b.tight
+		b.mu.Unlock()
 	}
 	if err := b.sync(); err != nil {
 		return err
@@ -594,25 +669,32 @@ func (b *Buffer) over() bool {
 
 // room makes sure that n bytes more keep what is to be kept free. Where others
 // have filled the file system the buffer only stops growing: each segment
-// given up pays for what is written after it.
-func (b *Buffer) room(n int) error {
+// given up pays for what is written after it: paid is what this one takes of that.
+func (b *Buffer) room(n int) (paid int64, err error) {
 	free, inodes, err := b.fs.Free(b.dir)
 	if err != nil {
-		return nil // not known: the write will tell
+		return 0, nil // not known: the write will tell
 	}
 	b.mu.Lock()
 	need := b.slack(n)
-	tight := free < b.opt.KeepFree+need && b.opt.KeepFree > 0 || inodes >= 0 && inodes < 8
+	b.tight = ""
+	if free < b.opt.KeepFree+need && b.opt.KeepFree > 0 {
+		b.tight = ShortKeepFree
+	} else if inodes >= 0 && inodes < 8 {
+		b.tight = ShortInodes
+	}
+	tight := b.tight != ""
 	if !tight {
 		b.credit = 0
 	}
-	paid := b.credit >= need
-	if tight && paid {
+	enough := b.credit >= need
+	if tight && enough {
+		paid = need
 		b.credit -= need
 	}
 	b.mu.Unlock()
-	if tight && !paid {
-		return fmt.Errorf("%w: %d bytes and %d inodes free", errNoRoom, free, inodes)
+	if tight && !enough {
+		return 0, fmt.Errorf("%w: %d bytes and %d inodes free", errNoRoom, free, inodes)
 	}
-	return nil
+	return paid, nil
 }

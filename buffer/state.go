@@ -40,7 +40,8 @@ type lane struct {
 	dropped     uint64
 	gapsEver    uint64
 
-	segs     []*segment // by number, which is by age
+	owed     map[uint64]uint64 // gaps of which the log says only so many readings
+	segs     []*segment        // by number, which is by age
 	appended chan struct{}
 	oldest   oldest
 	lost     []Range // opened to look only: what is nowhere, which else would be a gap already

@@ -26,7 +26,7 @@ func (b *Buffer) Stats() Stats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := Stats{Bytes: b.bytes, MaxBytes: b.opt.MaxBytes, Free: free, Flushes: b.flushes, Seals: b.seals, DiskFull: b.diskFull,
-		Stopped: b.stopped, DamagedFiles: slices.Clone(b.damagedF)}
+		Short: b.short, EvictedFor: b.evictedFor, Stopped: b.stopped, DamagedFiles: slices.Clone(b.damagedF)}
 	s.LastError, s.RecoveredFrom = b.notes()
 	for _, e := range b.epochs() {
 		l := b.lanes[e]
@@ -231,6 +231,11 @@ func (b *Buffer) Close() error {
 	b.wg.Wait()
 	var err error
 	if !b.readOnly {
+		b.mu.Lock()
+		if b.tail != nil {
+			b.writeOwed()
+		}
+		b.mu.Unlock()
 		err = b.sync()
 		if serr := b.SealNow(); serr != nil { // the log keeps it
 			b.log.Warn("buffer: not sealed at the end", "error", serr)
