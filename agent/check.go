@@ -247,7 +247,11 @@ func proveHome(ctx context.Context, o Options, epoch buffer.Epoch) error {
 }
 
 func checkConfig(cfg *config.Config) []Line {
-	lines := []Line{okLine("configuration", fmt.Sprintf("%d sensors", len(cfg.Sensors)))}
+	count := "1 sensor"
+	if n := len(cfg.Sensors); n != 1 {
+		count = fmt.Sprintf("%d sensors", n)
+	}
+	lines := []Line{okLine("configuration", count)}
 	for _, w := range cfg.Warnings {
 		lines = append(lines, warnLine("configuration", w.Path+": "+w.Text, w.Remedy))
 	}

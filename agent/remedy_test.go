@@ -133,3 +133,12 @@ func TestRealRemedies(t *testing.T) {
 	require.ErrorContains(t, open("driver: ds18b20, bus: /none"), "→ switch 1-Wire on")
 	require.ErrorContains(t, open("driver: ds18b20, bus: /etc/passwd"), "→ name the folder")
 }
+
+func TestCheckConfigCounts(t *testing.T) {
+	require.Equal(t, "1 sensor", checkConfig(&config.Config{Sensors: make([]config.Sensor, 1)})[0].Text)
+	require.Equal(t, "0 sensors", checkConfig(&config.Config{})[0].Text)
+	c := &config.Config{Sensors: make([]config.Sensor, 2), Warnings: []config.Warning{{Path: "fleet", Text: "accepted"}}}
+	lines := checkConfig(c)
+	require.Equal(t, "2 sensors", lines[0].Text)
+	require.Equal(t, "fleet: accepted", lines[1].Text)
+}

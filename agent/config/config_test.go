@@ -130,8 +130,8 @@ func TestMistakes(t *testing.T) {
 		{"unknown in a sensor", base + "sensors:\n  - name: a\n    driver: meter\n    port: /dev/x\n    «unitid: 1\n    channels: [{name: b}]\n", "sensors[0].unitid: unknown key: did you mean unit_id?"},
 		{"unknown in a channel", in("unit: Cel", "«units: Cel"), "sensors[0].channels[0].units: unknown key: did you mean unit?"},
 		{"strange key", base + "«\"a.b c\": 1\n", `"a.b c": unknown key: want one of buffer, fleet, gateway, home, operations, publish, sensors, state, status, update`},
-		{"duplicate", base + "state: /a\n«state: /b\n", "state: given twice: it once; it is already on line 3"},
-		{"duplicate in a flow", base + "buffer: {flush: 1s, «flush: 2s}\n", "buffer.flush: given twice: it once; it is already on line 3"},
+		{"duplicate", base + "state: /a\n«state: /b\n", "state: given twice: want it once; it is already on line 3"},
+		{"duplicate in a flow", base + "buffer: {flush: 1s, «flush: 2s}\n", "buffer.flush: given twice: want it once; it is already on line 3"},
 		{"password", home("home: {", "home: {username: u, «password: hunter2, "), "home.password: a secret in the file: password_file: with the name of a file (mode 0600), or password_file: credential:NAME; secrets never stand in the configuration"},
 		{"missing gateway", "«" + strings.TrimPrefix(base, "gateway: gw-1\n"), "gateway: missing: want id of this gateway: 1 to 64 of a-z 0-9 . _ -"},
 		{"missing home", "«gateway: gw-1\n", "home: missing: want where the readings go"},
@@ -314,7 +314,7 @@ h.yaml:11:14: sensors[1].driver: "metre": want one of gauge, meter; did you mean
 h.yaml:13:14: publish.max_bytes: "1": want 256 to 256KiB
 h.yaml:14:38: publish.alarms[1].above: missing: want above, below or both
 h.yaml:15:17: buffer.flush: "1": want a duration such as 500ms, 10s, 5m or 24h
-h.yaml:15:20: buffer.flush: given twice: it once; it is already on line 15
+h.yaml:15:20: buffer.flush: given twice: want it once; it is already on line 15
 h.yaml:15:41: buffer.when_full: "never": want drop-oldest or stop-sampling`)
 }
 

@@ -217,7 +217,7 @@ func (d *decoder) mapping(n plainyaml.Node) ([]plainyaml.Entry, bool) {
 	var list []plainyaml.Entry
 	for _, e := range all {
 		if e.Before > 0 {
-			d.atKey(e, "given twice", fmt.Sprintf("it once; it is already on line %d.", e.Before))
+			d.atKey(e, "given twice", fmt.Sprintf("it once; it is already on line %d", e.Before))
 			continue
 		}
 		d.at[e.Path] = e.Node

@@ -519,7 +519,7 @@ func (d *decoder) checkLater(c *Config) {
 	}
 	for _, path := range []string{"fleet", "update", "operations.reserve", "operations.at_limit"} {
 		if _, given := d.at[path]; given {
-			d.warn(c, CodeNotInThisRelease, path, path+": is accepted, but this release does not act on it", "nothing to do; leave it out to be rid of this notice")
+			d.warn(c, CodeNotInThisRelease, path, "accepted, but this release does not act on it", "nothing to do; leave it out to be rid of this notice")
 		}
 	}
 }
