@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -22,6 +23,14 @@ const (
 	// MaxBytes is how large a file may be.
 	MaxBytes = 1 << 20
 	maxFlow  = 16 // nested [ and {
+
+	// The lexer copies a folded or literal text once for each empty line at its end, looks from each < to the end of its run,
+	// and from each tab in double quotes to the end of the line. The parser moves all tokens that follow a value that is
+	// left out. A megabyte of one of these would take minutes or hours.
+	maxBlank = 50   // empty lines in a row
+	maxTabs  = 100  // in one line
+	maxLess  = 100  // < in a row
+	maxNulls = 1000 // values left out
 )
 
 // Bounds are those of a file. The parser recurses with the nesting and is quadratic in the keys of one
@@ -52,6 +61,9 @@ func Parse(data []byte, b Bounds) (root Node, problems []Problem) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff")) // some editors put a byte order mark first
 	if line, column := badText(data); line > 0 {
 		return Node{}, one(line, column, "not text", "UTF-8 without control characters")
+	}
+	if line, bad, want := costly(data); line > 0 {
+		return Node{}, one(line, 1, bad, want)
 	}
 	defer func() {
 		if p := recover(); p != nil {
@@ -111,11 +123,48 @@ func badText(data []byte) (line, column int) {
 	return 0, 0
 }
 
+// costly finds the first line of what would keep the lexer busy. It looks at each byte once.
+func costly(data []byte) (line int, bad, want string) {
+	blank, tabs, less := 0, 0, 0
+	empty := true
+	line = 1
+	for _, c := range data {
+		if c == '<' {
+			less++
+		} else {
+			less = 0
+		}
+		switch c {
+		case '\n':
+			if blank++; !empty {
+				blank = 0
+			}
+			line, tabs, empty = line+1, 0, true
+			if blank > maxBlank {
+				return line - 1, "too many empty lines in a row", fmt.Sprintf("at most %d", maxBlank)
+			}
+		case '\t':
+			if tabs++; tabs > maxTabs {
+				return line, "too many tabs in one line", fmt.Sprintf("at most %d", maxTabs)
+			}
+		case ' ', '\r':
+		default:
+			empty = false
+		}
+		if less > maxLess {
+			return line, "too many < in a row", fmt.Sprintf("at most %d", maxLess)
+		}
+	}
+	return 0, "", ""
+}
+
 // refused is what plain YAML has no use for and a hostile file would bomb us with.
 func refused(tokens token.Tokens, b Bounds) (problems []Problem) {
 	flow, deepest := 0, 0
 	keys := make([]int, b.Column+1) // in the present mapping that begins in a column, outside of [ and {
 	var flowKeys [maxFlow + 1]int
+	var braces [maxFlow + 1]bool // { rather than [
+	nulls := 0
 	refuse := func(tk *token.Token, sign bool, bad, want string) {
 		problems = append(problems, Problem{tk.Position.Line, tk.Position.Column, bad, want, sign})
 	}
@@ -126,6 +175,11 @@ func refused(tokens token.Tokens, b Bounds) (problems []Problem) {
 		if len(problems) >= b.Problems {
 			return problems
 		}
+		if leftOut(tk, flow, flow <= maxFlow && braces[flow]) {
+			if nulls++; nulls == maxNulls+1 {
+				refuse(tk, false, "too many values left out", fmt.Sprintf("at most %d", maxNulls))
+			}
+		}
 		switch tk.Type {
 		case token.AnchorType, token.AliasType, token.MergeKeyType:
 			refuse(tk, true, Quote(tk.Value), "the value itself: anchors (&), aliases (*) and merge keys (<<) are not used; a text that begins with one of these goes in quotes.")
@@ -135,7 +189,7 @@ func refused(tokens token.Tokens, b Bounds) (problems []Problem) {
 			refuse(tk, true, Quote(tk.Value), "simple keys and no directives; a text that begins with ? or % goes in quotes.")
 		case token.MappingStartType, token.SequenceStartType:
 			if flow++; flow <= maxFlow {
-				flowKeys[flow] = 0
+				flowKeys[flow], braces[flow] = 0, tk.Type == token.MappingStartType
 			} else if flow == maxFlow+1 {
 				refuse(tk, false, "nested too deeply", fmt.Sprintf("at most %d levels", maxFlow))
 			}
@@ -147,7 +201,9 @@ func refused(tokens token.Tokens, b Bounds) (problems []Problem) {
 				first = tk.Prev // the key
 			}
 			if flow > 0 {
-				if tk.Type == token.MappingValueType && flow <= maxFlow {
+				if tk.Type == token.SequenceEntryType { // the parser would nest without bound
+					refuse(tk, false, "a list of dashes inside of [ or {", "[a, b], or a text that begins with - in quotes")
+				} else if flow <= maxFlow {
 					if flowKeys[flow]++; flowKeys[flow] == b.Keys+1 {
 						tooMany(first)
 					}
@@ -171,6 +227,41 @@ func refused(tokens token.Tokens, b Bounds) (problems []Problem) {
 		}
 	}
 	return problems
+}
+
+// leftOut says that no value follows tk, for which the parser puts a null in. braces is whether { is the innermost of flow.
+func leftOut(tk *token.Token, flow int, braces bool) bool {
+	is := func(tk *token.Token, types ...token.Type) bool { return tk != nil && slices.Contains(types, tk.Type) }
+	switch tk.Type {
+	case token.CollectEntryType, token.MappingEndType: // {a, b}
+		prev := beside(tk, false)
+		return braces && prev != nil && is(beside(prev, false), token.MappingStartType, token.CollectEntryType)
+	case token.MappingValueType:
+		next, key := beside(tk, true), beside(tk, false)
+		if flow > 0 || next == nil || key == nil {
+			return next == nil || is(next, token.CollectEntryType, token.MappingEndType, token.SequenceEndType)
+		}
+		at := key.Position.Column
+		return next.Position.Column < at || next.Position.Column == at && next.Type != token.SequenceEntryType
+	case token.SequenceEntryType:
+		next := beside(tk, true)
+		return next == nil || next.Position.Column <= tk.Position.Column
+	}
+	return false
+}
+
+// beside is the token after or before tk that is no remark.
+func beside(tk *token.Token, after bool) *token.Token {
+	for {
+		if after {
+			tk = tk.Next
+		} else {
+			tk = tk.Prev
+		}
+		if tk == nil || tk.Type != token.CommentType {
+			return tk
+		}
+	}
 }
 
 // Node is a value in the document, or one that is not there.

@@ -106,3 +106,41 @@ func TestWords(t *testing.T) {
 	require.Equal(t, `"`+strings.Repeat("é", 60)+`…"`, Quote(strings.Repeat("é", 61)))
 	require.Equal(t, []string{"", "a", "a or b", "a, b or c"}, []string{OrList(nil), OrList([]string{"a"}), OrList([]string{"a", "b"}), OrList([]string{"a", "b", "c"})})
 }
+
+// What would keep the lexer or the parser busy for longer than its length says is refused, at its line, and no less than that is.
+func TestCostly(t *testing.T) {
+	many := Bounds{Tokens: 10_000, Keys: 5000, Column: 40, Problems: 5}
+	const tabs = "3:1 too many tabs in one line: at most 100"
+	nulls := func(n int) string {
+		return strings.Repeat("- # nothing\n# here\n", n/2) + "- {" + strings.Repeat("a, b: , \"c\": 1, ", n/4) + "z: 1}\n"
+	}
+	for text, want := range map[string]string{
+		"x: >\n  a\n" + strings.Repeat("\n", maxBlank) + "y: 1\n":                          "",
+		"x: >\n  a\n" + strings.Repeat("\n", maxBlank+1) + "y: 1\n":                        "53:1 too many empty lines in a row: at most 50",
+		"x: |\r\n  a\r\n" + strings.Repeat(" \r\n", maxBlank+1):                            "53:1 too many empty lines in a row: at most 50",
+		"x: |\n  a\n" + strings.Repeat(strings.Repeat("\n", maxBlank)+"  a\n", 10):         "",
+		"# a\n\nx: \"" + strings.Repeat("\ta", maxTabs) + "\"\n":                           "",
+		"# a\n\nx: \"" + strings.Repeat("\ta", maxTabs+1) + "\"\n":                         tabs,
+		"# a\n\nx: \"" + strings.Repeat(strings.Repeat("\ta", maxTabs)+"\n  ", 5) + "\"\n": "",
+		"x: " + strings.Repeat("<", maxLess) + "\n":                                        "",
+		"x:\n " + strings.Repeat("<", maxLess+1) + "\n":                                    "2:1 too many < in a row: at most 100",
+		nulls(maxNulls):       "",
+		nulls(maxNulls) + "-": "1002:1 too many values left out: at most 1000",
+		"- {" + strings.Repeat("a, ", maxNulls) + "}\n- {b}\n":           "2:5 too many values left out: at most 1000",
+		strings.Repeat("a:\n", maxNulls+1):                               "1001:2 too many values left out: at most 1000",
+		strings.Repeat("- a:\n  - b\n  -   c:\n      d\n", maxNulls/2):   "",
+		"x: [" + strings.Repeat("a, b: 1, [], {}, ", maxNulls/2) + "]\n": "",
+		"x: {y: [- a]}\n": "1:9 a list of dashes inside of [ or {: [a, b], or a text that begins with - in quotes",
+		"x: [-1, a-b]\n":  "",
+	} {
+		root, problems := Parse([]byte(text), many)
+		if want == "" {
+			require.Empty(t, problems, "%.60q", text)
+			require.True(t, root.Given(), "%.60q", text)
+			continue
+		}
+		require.NotEmpty(t, problems, "%.60q", text)
+		p := problems[0]
+		require.Equal(t, want, fmt.Sprintf("%d:%d %s: %s", p.Line, p.Column, p.Bad, p.Want), "%.60q", text)
+	}
+}
