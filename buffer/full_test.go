@@ -551,3 +551,39 @@ func TestBounded(t *testing.T) {
 	}
 	require.ErrorContains(t, err, "in all")
 }
+
+// A receiver that repeats itself costs one record.
+func TestAckRangesOnce(t *testing.T) {
+	dir := t.TempDir()
+	opt := Options{HalfBytes: minHalf, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}}
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	add(t, l, 40)
+	for i := range Seq(4) {
+		_, err := l.Fix(Attempt{Range: Range{100*i + 1, 100*i + 100}})
+		require.NoError(t, err)
+	}
+	off := func() int { return b.halves[b.active].off }
+	before, active := off(), b.active
+	rs := make([]Range, 4000)
+	for i := range rs {
+		rs[i] = Range{2, 1 << 53}
+	}
+	require.NoError(t, l.AckRanges(rs))
+	require.Equal(t, active, b.active)
+	require.Less(t, off()-before, 64)
+	require.Equal(t, []Range{{2, 400}}, l.l.done.r)
+	require.Equal(t, uint64(399), l.l.delivered)
+	require.Len(t, l.Attempts(), 1)
+	before = off()
+	for range 100 {
+		require.NoError(t, l.AckRanges(rs))
+	}
+	require.Equal(t, before, off())
+	require.NoError(t, l.AckRanges([]Range{{1, 1}, {1, 1}, {0, 0}, {5, 3}}))
+	require.Empty(t, l.Attempts())
+	b.end()
+	b = mustOpen(t, dir, opt)
+	require.Equal(t, uint64(400), b.Stats().Delivered)
+	require.Zero(t, b.Stats().Pending)
+}

@@ -352,14 +352,13 @@ func (l *Lane) AckRanges(rs []Range) error {
 	if err := b.usable(); err != nil {
 		return err
 	}
-	var in []Range
+	var news rangeSet // each number once, however often the receiver says it
 	for _, r := range rs {
 		for _, a := range l.l.attempts {
-			if x := r.intersect(a.Range); !x.Empty() && !l.l.done.has(x) {
-				in = append(in, x)
-			}
+			l.l.done.missing(r.intersect(a.Range), func(m Range) { news.add(m) })
 		}
 	}
+	in := news.r
 	if len(in) == 0 {
 		return nil
 	}
