@@ -1003,8 +1003,8 @@ func (s *session) hint(h cloud.Hint) {
 		return
 	}
 	var msg struct {
-		Epoch  uint32          `json:"epoch"`
-		Ranges [][2]buffer.Seq `json:"ranges"`
+		Epoch  uint32     `json:"epoch"`
+		Ranges []ackRange `json:"ranges"`
 	}
 	if err := json.Unmarshal(h.Payload, &msg); err != nil || len(msg.Ranges) > maxAckRanges {
 		s.log.Debug("acknowledgement refused", "error", err, "ranges", len(msg.Ranges))
@@ -1015,9 +1015,7 @@ func (s *session) hint(h cloud.Hint) {
 	}
 	ranges := make([]buffer.Range, 0, len(msg.Ranges))
 	for _, r := range msg.Ranges {
-		if r[0] > 0 && r[0] <= r[1] {
-			ranges = append(ranges, buffer.Range{From: r[0], To: r[1]})
-		}
+		ranges = append(ranges, buffer.Range(r))
 	}
 	if err := s.lane.AckRanges(ranges); err != nil {
 		s.log.Warn("outcome not recorded", "error", err)
@@ -1036,6 +1034,21 @@ func (s *session) hint(h cloud.Hint) {
 		return true
 	})
 	s.blocked = false
+}
+
+// ackRange is [from,to]. What is not quite that may mean anything, and readings are deleted on its word: it spoils its message.
+type ackRange buffer.Range
+
+func (r *ackRange) UnmarshalJSON(b []byte) error {
+	var ends []*buffer.Seq
+	if err := json.Unmarshal(b, &ends); err != nil {
+		return err
+	}
+	if len(ends) != 2 || ends[0] == nil || ends[1] == nil || *ends[0] == 0 || *ends[0] > *ends[1] {
+		return fmt.Errorf("range %.40q: want [from,to], from at least 1 and to not below it", b)
+	}
+	*r = ackRange{From: *ends[0], To: *ends[1]}
+	return nil
 }
 
 // lastAcks waits for the answers to what has been sent; each saves a repeat.

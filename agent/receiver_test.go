@@ -37,6 +37,11 @@ func TestReceiversWordDelivers(t *testing.T) {
 		for _, text := range []string{
 			`{"epoch":8,"ranges":[[1,4]]}`, `{"epoch":7,"ranges":[[0,4],[4,1]]}`, `{"epoch":7,"ranges":[[5,99]]}`,
 			`{"epoch":7,"ranges":[[-1,4]]}`, `{"epoch":7,"ranges":"all"}`, `[[1,4]]`, ``,
+			// Of a message with one wrong range none is believed.
+			`{"epoch":7,"ranges":[[1,2,3,"x"]]}`, `{"epoch":7,"ranges":[[1,4,4]]}`, `{"epoch":7,"ranges":[[1,4],[4]]}`,
+			`{"epoch":7,"ranges":[[1,4],[]]}`, `{"epoch":7,"ranges":[[1,4],null]}`, `{"epoch":7,"ranges":[[1,4],[null,4]]}`,
+			`{"epoch":7,"ranges":[[1,4],[1,null]]}`, `{"epoch":7,"ranges":[[1,4],[0,4]]}`, `{"epoch":7,"ranges":[[1,4],[4,1]]}`,
+			`{"epoch":7,"ranges":[[1,4],[1,4.5]]}`, `{"epoch":7,"ranges":[[1,4],{"From":1,"To":4}]}`,
 		} {
 			d.home.say(text)
 			time.Sleep(time.Second)
