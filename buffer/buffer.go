@@ -107,7 +107,7 @@ const (
 
 // Options: the zero value of each field means what its comment says.
 type Options struct {
-	MaxBytes     int64         // bound on everything below the folder; 0: 512 MB
+	MaxBytes     int64         // bound on all files of the buffer; 0: 512 MB
 	KeepFree     int64         // free bytes to leave on the file system; 0: none
 	Flush        time.Duration // longest time between a write and its fdatasync; 0: 1 s
 	Seal         time.Duration // longest time between seals; 0: 60 s
@@ -145,7 +145,7 @@ type Stats struct {
 	InFlight      uint64        `json:"in_flight"`      // of those, in an attempt
 	OldestMono    time.Duration `json:"oldest_mono_ns"` // of the oldest pending reading if it is of this boot
 	OldestTime    int64         `json:"oldest_time_ms"` // Unix ms of the oldest pending reading; 0 none
-	Bytes         int64         `json:"bytes"`          // below the folder
+	Bytes         int64         `json:"bytes"`          // that its files take
 	MaxBytes      int64         `json:"max_bytes"`
 	Free          int64         `json:"free"`      // of the file system
 	Dropped       uint64        `json:"dropped"`   // readings ever given up, all reasons but Unsampled

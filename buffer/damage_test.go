@@ -482,3 +482,96 @@ func TestAllNamesWhatItLacks(t *testing.T) {
 		}
 	}
 }
+
+// Killed at each single step of its first start, before anything was recorded: nothing is missing.
+func TestVerifyAfterADeathAtBirth(t *testing.T) {
+	for at := 0; ; at++ {
+		dir := t.TempDir()
+		fs := newFaultFS()
+		n := 0
+		fs.setFail(func(op, name string) error {
+			if op == "open" {
+				return nil
+			}
+			if n++; n > at {
+				return syscall.EIO // and all that follows
+			}
+			return nil
+		})
+		opt := Options{FS: fs, Clock: stillClock{time.Unix(1e9, 0)}}
+		if b, err := Open(dir, opt); err == nil {
+			b.end()
+		}
+		b := mustOpen(t, dir, Options{ReadOnly: true})
+		if _, err := os.Stat(filepath.Join(dir, logName+suffixSalvage)); err != nil { // one step from being the log
+			require.Empty(t, b.Verify(), "step %d", at)
+		}
+		b.end()
+		if n <= at {
+			require.Greater(t, at, 5)
+			return
+		}
+	}
+}
+
+// The log without meta.db, where there was one: that is told.
+func TestVerifyMissesMeta(t *testing.T) {
+	dir, opt := site(t)
+	require.NoError(t, os.Remove(filepath.Join(dir, metaName)))
+	opt.ReadOnly = true
+	require.Contains(t, strings.Join(mustOpen(t, dir, opt).Verify(), "\n"), metaName+": missing")
+	dir, _ = site(t)
+	require.NoError(t, os.Remove(filepath.Join(dir, metaName)))
+	require.NoError(t, os.Remove(filepath.Join(dir, logName)))
+	require.Contains(t, strings.Join(mustOpen(t, dir, opt).Verify(), "\n"), logName+": missing")
+}
+
+// foreignFS counts looks at files that are not the buffer's.
+type foreignFS struct {
+	OSFS
+	looks *int
+}
+
+type foreignEntry struct {
+	os.DirEntry
+	looks *int
+}
+
+func (e foreignEntry) Info() (os.FileInfo, error) {
+	if strings.HasPrefix(e.Name(), "foreign") {
+		*e.looks++
+	}
+	return e.DirEntry.Info()
+}
+
+func (f foreignFS) ReadDir(dir string) ([]os.DirEntry, error) {
+	entries, err := f.OSFS.ReadDir(dir)
+	for i, e := range entries {
+		entries[i] = foreignEntry{e, f.looks}
+	}
+	return entries, err
+}
+
+// What others put into the folder is neither counted, looked at, nor touched.
+func TestForeignFiles(t *testing.T) {
+	dir, opt := site(t)
+	names := []string{"foreign", "foreign.new", "foreign.salvaged", "foreign.damaged", "foreign.2.damaged", "1.db", "00000000.db", "00000001.db.x", "000000001.db", "note"}
+	for _, name := range names {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600))
+	}
+	looks := 0
+	opt.FS, opt.MaxBytes = foreignFS{looks: &looks}, 8<<20
+	b := mustOpen(t, dir, opt)
+	require.NoError(t, b.SealNow())
+	require.NoError(t, b.SealNow())
+	require.Equal(t, whole, look(t, b))
+	require.Empty(t, b.Stats().DamagedFiles)
+	require.NoError(t, b.Close())
+	require.Zero(t, looks)
+	for _, name := range names {
+		require.FileExists(t, filepath.Join(dir, name))
+	}
+	for _, name := range []string{"00000001.db", "123456789.db", "tail.log.damaged", "tail.log.2.damaged", "00000001.db.17.damaged", "00000001.db.salvaged.new", "meta.db.new"} {
+		require.True(t, ours(name), name)
+	}
+}

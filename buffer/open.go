@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -114,6 +115,21 @@ func (b *Buffer) closeFiles() {
 	b.tail = nil
 }
 
+// ours says whether a name is one that the buffer gives. What else lies in its folder is neither counted nor touched.
+func ours(name string) bool {
+	if base, ok := strings.CutSuffix(name, suffixDamaged); ok {
+		if i := strings.LastIndexByte(base, '.'); i > 0 {
+			if _, err := strconv.Atoi(base[i+1:]); err == nil {
+				base = base[:i] // a second one
+			}
+		}
+		name = base
+	}
+	name = strings.TrimSuffix(strings.TrimSuffix(name, suffixNew), suffixSalvage)
+	_, ok := segmentID(name)
+	return ok || name == logName || name == metaName || name == lockName
+}
+
 // setAside renames a damaged file to a name that is free, ending in .damaged.
 func (b *Buffer) setAside(name string) error {
 	for i := 1; ; i++ {
@@ -173,7 +189,7 @@ func (b *Buffer) recover(entries []os.DirEntry) error {
 func (b *Buffer) tidy(entries []os.DirEntry) error {
 	for _, e := range entries {
 		name := e.Name()
-		if b.readOnly {
+		if b.readOnly || !ours(name) {
 			continue
 		}
 		switch base := strings.TrimSuffix(name, suffixSalvage); {

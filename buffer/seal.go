@@ -632,7 +632,7 @@ func (b *Buffer) dropHalf(job *sealJob) error {
 	return nil
 }
 
-// measure counts what the folder holds.
+// measure counts what the buffer's files take.
 func (b *Buffer) measure() {
 	entries, err := b.fs.ReadDir(b.dir)
 	if err != nil {
@@ -641,6 +641,9 @@ func (b *Buffer) measure() {
 	var sum int64
 	var damaged []string
 	for _, e := range entries {
+		if !ours(e.Name()) {
+			continue
+		}
 		if info, err := e.Info(); err == nil {
 			sum += sizeOf(info)
 		}

@@ -642,6 +642,7 @@ func (b *Buffer) loadMeta() (*loaded, error) {
 	if _, err := b.fs.Stat(b.path(metaName)); errors.Is(err, fs.ErrNotExist) {
 		return m, nil
 	}
+	held := false
 	db, err := b.openBolt(metaName, metaCap, b.readOnly)
 	if err != nil && noFault(err) {
 		return nil, err
@@ -654,12 +655,16 @@ func (b *Buffer) loadMeta() (*loaded, error) {
 					return fmt.Errorf("%w: no bucket", errDamaged)
 				}
 				return bk.ForEach(func(k, v []byte) error {
+					held = true
 					m.take(string(k), v)
 					return nil
 				})
 			})
 		})
 		b.meta = db
+	}
+	if err == nil && !held { // made, and never committed to
+		return m, nil
 	}
 	for _, k := range m.bad {
 		if strings.HasPrefix(k, keyLane) || k == keyHead {

@@ -109,7 +109,9 @@ func (b *Buffer) verifyLog(say func(string, ...any)) {
 	b.mu.Lock()
 	defer b.mu.Unlock() // so that nothing is appended meanwhile; the log is small
 	if b.tail == nil {
-		say("%s: missing", logName)
+		if !b.unborn() {
+			say("%s: missing", logName)
+		}
 		return
 	}
 	if size, err := b.tail.Size(); err == nil && size > 2*int64(b.half) && !b.readOnly { // told at the start otherwise
@@ -145,11 +147,29 @@ func (b *Buffer) verifyLog(say func(string, ...any)) {
 	}
 }
 
+// unborn says that a buffer which is looked at was ended before its first start had made all files: there is nothing
+// else, or the log has everything from its first half on.
+func (b *Buffer) unborn() bool {
+	_, repaired := b.notes()
+	if !b.readOnly || b.metaOK || len(repaired) > 0 {
+		return false
+	}
+	if b.tail == nil {
+		return b.segment == 0
+	}
+	return b.halves[0].gen == 1 || b.halves[1].gen == 1
+}
+
 func (b *Buffer) verifyMeta(say func(string, ...any)) {
 	b.dbMu.Lock()
 	defer b.dbMu.Unlock()
 	if b.meta == nil {
-		say("%s: missing", metaName)
+		b.mu.Lock()
+		unborn := b.unborn()
+		b.mu.Unlock()
+		if !unborn {
+			say("%s: missing", metaName)
+		}
 		return
 	}
 	b.verifyFile(metaName, say)
