@@ -48,12 +48,16 @@ Channels with a dead-band, or recorded on change, are unsampled in this sense: l
 	file := cmd.Flags().String("truth", "", "what the site wrote with its own --truth")
 	asJSON := cmd.Flags().Bool("json", false, "print the report as JSON")
 	recovery := cmd.Flags().Duration("recovery", truth.DefaultRecovery, "how long after a fault an instrument may still be silent")
+	allowance := cmd.Flags().Duration("allowance", truth.DefaultAllowance, "how long a busy machine may keep a poll waiting")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *file == "" {
 			return cmdline.Usage(fmt.Errorf("no --truth FILE: name the file that homeward-simulate SITE.yaml --truth FILE has written"))
 		}
 		if *recovery <= 0 {
 			return cmdline.Usage(fmt.Errorf("--recovery %v: want a time such as 75s", *recovery))
+		}
+		if *allowance <= 0 {
+			return cmdline.Usage(fmt.Errorf("--allowance %v: want a time such as 400ms", *allowance))
 		}
 		t, err := os.Open(*file)
 		if err != nil {
@@ -69,7 +73,7 @@ Channels with a dead-band, or recorded on change, are unsampled in this sense: l
 			defer f.Close()
 			in = f
 		}
-		r, err := truth.Verify(t, in, truth.Options{Recovery: *recovery})
+		r, err := truth.Verify(t, in, truth.Options{Recovery: *recovery, Allowance: *allowance})
 		if err != nil {
 			return err
 		}
@@ -105,6 +109,9 @@ func printReport(w io.Writer, r *truth.Report) error {
 	}
 	if r.Stale > 0 {
 		p("%d readings of a clock that was not trusted, compared without their time", r.Stale)
+	}
+	if r.LargestMS > 0 {
+		p("a value was served at most %d ms after its reading's time", r.LargestMS)
 	}
 	if !r.Complete {
 		p("the truth file has no end: the simulator was killed, and what it served last may be missing")

@@ -68,6 +68,7 @@ func TestVerifyCommand(t *testing.T) {
 		{"no readings", "hello\n", nil, cmdline.ExitFailed, []string{"homeward-simulate: arrived: line 1:", "want what homeward decode prints"}},
 		{"two files", "", []string{path, path}, cmdline.ExitUsage, []string{"2 files"}},
 		{"no such file", "", []string{path + ".none"}, cmdline.ExitFailed, []string{"no such file"}},
+		{"an allowance of nothing", all, []string{"--allowance", "0s"}, cmdline.ExitUsage, []string{"--allowance"}},
 		{"a recovery of nothing", all, []string{"--recovery", "-1s"}, cmdline.ExitUsage, []string{"--recovery"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

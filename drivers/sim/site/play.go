@@ -70,7 +70,7 @@ func (r *Running) act(e event) error {
 	}
 	if e.begin {
 		r.say(e)
-		r.truth.fault(f, "begin", time.Now(), f.offset)
+		r.truth.fault(f, "begin", time.Now(), f.offset, f.target.kind == clockKind && !f.trusted)
 		if err := r.set(f, true); err != nil {
 			return fail(err)
 		}
@@ -82,7 +82,7 @@ func (r *Running) act(e event) error {
 	if err := r.set(f, false); err != nil {
 		return fail(err)
 	}
-	r.truth.fault(f, "end", time.Now(), offset)
+	r.truth.fault(f, "end", time.Now(), offset, f.target.kind == clockKind && !r.site.trusted)
 	r.say(e)
 	return nil
 }

@@ -207,7 +207,7 @@ func TestTruth(t *testing.T) {
 	all := x.records()
 	require.True(t, all.complete)
 	require.Len(t, all.sensors, 5)
-	require.Equal(t, truth.Sensor{Name: "boiler", Driver: "modbus", EveryMS: 1000,
+	require.Equal(t, truth.Sensor{Name: "boiler", Driver: "modbus", EveryMS: 1000, Bus: "rs485", AnswerMS: all.sensors[0].AnswerMS,
 		Channels: []truth.Channel{{Name: "polls"}, {Name: "flow", Unit: "Cel"}, {Name: "pump"}}}, all.sensors[0])
 }
 
@@ -316,6 +316,7 @@ func TestClockJump(t *testing.T) {
 	require.Equal(t, int64(1000), told.site.OffsetMS)
 	require.Equal(t, int64(-7200_000), told.faults[0].OffsetMS)
 	require.Equal(t, int64(1000), told.faults[1].OffsetMS, "back to the site's own")
+	require.Equal(t, []bool{false, true, false}, []bool{told.site.Untrusted, told.faults[0].Untrusted, told.faults[1].Untrusted})
 }
 
 // TestRun: the timeline acts in real time, says so, and the truth file is written meanwhile.

@@ -136,3 +136,98 @@ func TestExact(t *testing.T) {
 		require.Equal(t, uint64(7), r.only(Wrong).Seq, fmt.Sprint(c))
 	}
 }
+
+// TestNearest: a wrong value is found, and named itself, though the same value was served at another poll.
+func TestNearest(t *testing.T) {
+	r := polls(t, 20)
+	r.drop(func(a arrival) bool { return a.ms == begin+11_000 }) // a poll that failed after its instrument had answered
+	r.well()
+	wrong := r.at("a/x", 10)
+	wrong.value++ // which the failed poll served
+	e := r.only(Wrong)
+	require.Equal(t, wrong.seq, e.Seq)
+	require.Contains(t, e.Why, "+1020 ms from its time")
+
+	r = polls(t, 20)
+	wrong = r.at("a/y", 5)
+	wrong.value++ // which the next poll served, and delivered
+	e = r.only(Wrong)
+	require.Equal(t, []any{wrong.seq, "a/y"}, []any{e.Seq, e.Channel})
+
+	r = polls(t, 20) // several values in one window, and values that do not change
+	for i, x := range r.records {
+		s := x.(Served)
+		s.Value = 5
+		r.records[i] = s
+		r.arrived[i].value = 5
+	}
+	r.well()
+	r.at("a/x", 7).value = 6
+	require.Equal(t, r.at("a/x", 7).seq, r.only(Wrong).Seq)
+}
+
+// TestMatch: the nearest value first, and none is left without one that it could have.
+func TestMatch(t *testing.T) {
+	q := Queue{}
+	for _, ms := range []int64{0, 300, 320} {
+		q.Add(Value{5, ms})
+	}
+	w := Window{-100, 400}
+	require.Equal(t, []int{0, 2, 1}, q.Match([]Sought{{5, []int64{0}, w}, {5, []int64{0}, w}, {5, []int64{290}, w}}))
+	require.Equal(t, []int{-1}, q.Match([]Sought{{5, []int64{0}, w}}), "they are taken")
+	q = Queue{}
+	for _, ms := range []int64{100, 350} {
+		q.Add(Value{5, ms})
+	}
+	require.Equal(t, []int{1, 0}, q.Match([]Sought{{5, []int64{80}, w}, {5, []int64{20}, Window{-100, 100}}}), "the nearest is another's only one")
+}
+
+// TestTimes: a time that is too early or too late is found, one reading's or all.
+func TestTimes(t *testing.T) {
+	shift := func(a *arrival, ms int64) { a.ms += ms }
+	for _, ms := range []int64{-86_400_000, -6000, -4900, -2000, -500, 150, 300, 5000} {
+		r := polls(t, 20)
+		x := r.at("a/x", 10)
+		shift(x, ms)
+		require.Equal(t, x.seq, r.only(Wrong).Seq, "%d ms", ms)
+		r = polls(t, 20)
+		for i := range r.arrived {
+			shift(&r.arrived[i], ms)
+		}
+		require.NotZero(t, r.verify().Count(Wrong), "all of them, %d ms", ms)
+	}
+	r := polls(t, 20) // each may be that early on a busy machine, but not all
+	for i := range r.arrived {
+		shift(&r.arrived[i], -300)
+	}
+	e := r.only(Wrong)
+	require.Equal(t, "a", e.Channel)
+	require.Contains(t, e.Why, "320 ms or more too early")
+	r.sensors[0].AnswerMS = 250
+	require.Equal(t, int64(320), r.well().LargestMS)
+
+	r = polls(t, 20)
+	r.at("a/y", 4).text = 9000
+	require.Contains(t, r.only(Wrong).Why, "its time says")
+
+	r = polls(t, 20)
+	shift(r.at("a/x", 10), -600)
+	require.Equal(t, uint64(1), r.verify().Count(Wrong))
+	require.True(t, verifyWith(t, r.told(), text(r.arrived), Options{Allowance: 700_000_000}).OK(), "a busier machine")
+	r.fault("stuck", "wire", []string{"a"}, 9, 11)
+	r.well() // it may have waited
+}
+
+// TestStale: only a clock that was not trusted makes readings whose time does not count.
+func TestStale(t *testing.T) {
+	r := polls(t, 10)
+	for i := range r.arrived {
+		r.arrived[i].quality = "stale-clock"
+		r.arrived[i].ms -= 86_400_000
+	}
+	require.Equal(t, uint64(20), r.verify().Count(Wrong), "the clock was trusted")
+	r.site.Untrusted = true
+	require.Equal(t, uint64(20), r.well().Stale)
+	r.records = append(r.records, Fault{TimeMS: begin + 2500, On: OnClock, Fault: "clock-jump", State: "begin"})
+	require.Equal(t, uint64(8), r.verify().Count(Wrong), "it is trusted from the third poll on, of which the gateway hears some time later")
+}

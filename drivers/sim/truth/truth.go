@@ -27,6 +27,8 @@ type Site struct {
 	TimeMS  int64 `json:"t_ms"` // Unix ms
 	// OffsetMS is how far the site's clock, which is the gateway's, is ahead of t_ms everywhere in the file.
 	OffsetMS int64 `json:"offset_ms,omitempty"`
+	// Untrusted: the site's clock does not count as synchronised.
+	Untrusted bool `json:"untrusted,omitempty"`
 }
 
 // Sensor is one instrument.
@@ -36,6 +38,11 @@ type Sensor struct {
 	EveryMS  int64     `json:"every_ms"`
 	Talks    bool      `json:"talks"` // unasked
 	Channels []Channel `json:"channels"`
+	// Bus is what it sits on, alone or with others, who then wait for each other; empty where that is not known.
+	Bus string `json:"bus,omitempty"`
+	// AnswerMS is how long after the beginning of a poll it may hand out a value, the instrument being set up anew included; of one
+	// that talks, how long after a value it may have said all.
+	AnswerMS int64 `json:"answer_ms,omitempty"`
 }
 
 // Channel is one quantity of a sensor.
@@ -60,7 +67,8 @@ type Fault struct {
 	Fault   string   `json:"fault"`
 	State   string   `json:"state"` // begin or end
 	// OffsetMS is the clock's from now on; of a fault on the clock only.
-	OffsetMS int64 `json:"offset_ms,omitempty"`
+	OffsetMS  int64 `json:"offset_ms,omitempty"`
+	Untrusted bool  `json:"untrusted,omitempty"` // the clock, from now on
 }
 
 // OnClock is what a fault of the clock is on.
@@ -294,6 +302,10 @@ func (r *state) sensor(s Sensor) error {
 		return fmt.Errorf("more than %d sensors", maxSensors)
 	case s.EveryMS < 1 || s.EveryMS > maxEveryMS:
 		return fmt.Errorf("sensor %s: every_ms %d: want 1 to %d", s.Name, s.EveryMS, maxEveryMS)
+	case s.AnswerMS < 0 || s.AnswerMS > maxEveryMS:
+		return fmt.Errorf("sensor %s: answer_ms %d: want 0 to %d", s.Name, s.AnswerMS, maxEveryMS)
+	case len(s.Bus) > maxName:
+		return fmt.Errorf("sensor %s: bus %q: want a name", s.Name, shorten(s.Bus))
 	}
 	r.sensors[s.Name] = true
 	for _, c := range s.Channels {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"time"
 )
@@ -32,7 +33,21 @@ const maxExamples = 20
 type Options struct {
 	// Recovery is how long after a fault an instrument may still be silent; 0 is [DefaultRecovery].
 	Recovery time.Duration
+	// Allowance is how long a busy machine may keep a poll waiting; 0 is [DefaultAllowance].
+	Allowance time.Duration
 }
+
+// DefaultAllowance is what a poll was seen to wait, at most, on two cores with twenty runnable tasks, rounded up.
+const DefaultAllowance = 400 * time.Millisecond
+
+// The bounds of a reading's time, in ms.
+const (
+	roundMS     = 100  // a clock that is being corrected, and two roundings
+	disturbedMS = 5000 // while a fault lies on the bus, a poll may have waited for it
+	settleMS    = 2000 // so long after a fault a bus counts as disturbed
+	followMS    = 3000 // so long the gateway may hold an earlier word on the clock for true
+	minMedian   = 5    // readings
+)
 
 // DefaultRecovery is the gateway's longest pause before it asks again (one minute), and the poll.
 const DefaultRecovery = 75 * time.Second
@@ -50,6 +65,7 @@ type Report struct {
 	Gaps      map[string]uint64 `json:"gaps"`       // readings given up or not taken, by reason
 	Aggregate uint64            `json:"aggregate"`  // readings computed from several, which cannot be compared
 	Stale     uint64            `json:"stale"`      // readings whose time is not to be trusted, compared by value
+	LargestMS int64             `json:"largest_ms"` // from a reading's time to its value's, of instruments that are asked
 	Findings  []Finding         `json:"findings"`   // one of each of Kinds
 	Recovered []Recovery        `json:"recoveries"` // of each fault and sensor
 }
@@ -144,12 +160,14 @@ const (
 	plain quality = iota // good or suspect
 	stale
 	aggregate
+	odd // something else is wrong with it, which has been said
 )
 
 // instrument is a sensor and what is known of it.
 type instrument struct {
 	Sensor
 	heard []mark
+	lags  []int64 // from a reading's time to its value's, while nothing disturbed the bus
 }
 
 // mark is a time at which an instrument was heard, or need not have been.
@@ -179,6 +197,8 @@ type verifier struct {
 	channels []*channel
 	byFull   map[string]int // of channels
 	clocks   []clock
+	doubted  []mark            // times at which the clock was not trusted
+	faulty   map[string][]mark // by bus: times at which a fault lay on it
 	faults   []lasting
 	lanes    []*lane
 	byKey    map[laneKey]int
@@ -195,6 +215,9 @@ type verifier struct {
 // Verify compares the truth of a site with what arrived: readings as JSON lines, as homeward decode prints them, in any
 // order, of any number of gateways and epochs. The error is of reading alone. Its memory is bounded by what was served.
 func Verify(truth, arrived io.Reader, o Options) (*Report, error) {
+	if o.Allowance == 0 {
+		o.Allowance = DefaultAllowance
+	}
 	if o.Recovery == 0 {
 		o.Recovery = DefaultRecovery
 	}
@@ -237,6 +260,7 @@ func (v *verifier) truth(in io.Reader) (err error) {
 	v.report.Complete, err = Read(in, Reader{
 		Site: func(s Site) error {
 			v.clocks = []clock{{s.TimeMS, s.OffsetMS}}
+			v.trust(s.TimeMS, s.Untrusted)
 			return nil
 		},
 		Sensor: func(s Sensor) error {
@@ -264,6 +288,7 @@ func (v *verifier) truth(in io.Reader) (err error) {
 			v.end = max(v.end, f.TimeMS)
 			if f.On == OnClock && f.Fault == "clock-jump" {
 				v.clocks = append(v.clocks, clock{f.TimeMS, f.OffsetMS})
+				v.trust(f.TimeMS, f.Untrusted)
 			}
 			if f.State == "begin" {
 				v.faults = append(v.faults, lasting{Fault: f})
@@ -281,7 +306,67 @@ func (v *verifier) truth(in io.Reader) (err error) {
 	for _, c := range v.channels {
 		c.queue.Sort()
 	}
+	v.disturb()
 	return err
+}
+
+// trust notes whether the clock is trusted from now on.
+func (v *verifier) trust(ms int64, untrusted bool) {
+	if n := len(v.doubted); n > 0 && v.doubted[n-1].to == math.MaxInt64 {
+		v.doubted[n-1].to = ms + followMS
+	}
+	if untrusted {
+		v.doubted = append(v.doubted, mark{ms - roundMS, math.MaxInt64})
+	}
+}
+
+func inside(marks []mark, ms int64) bool {
+	return slices.ContainsFunc(marks, func(m mark) bool { return ms >= m.from && ms <= m.to })
+}
+
+// bus is what an instrument shares with its neighbours.
+func (x *instrument) bus() string {
+	if x.Bus == "" {
+		return "/" + x.Name // no bus has such a name
+	}
+	return x.Bus
+}
+
+// disturb notes when a fault lay on each bus: in the order of time, without overlaps.
+func (v *verifier) disturb() {
+	v.faulty = map[string][]mark{}
+	for _, f := range v.faults {
+		m := mark{f.TimeMS, math.MaxInt64}
+		if f.end > 0 {
+			m.to = f.end + settleMS
+		}
+		said := map[string]bool{}
+		for _, name := range f.Sensors {
+			if bus := v.sensors[v.byName[name]].bus(); !said[bus] {
+				said[bus] = true
+				v.faulty[bus] = append(v.faulty[bus], m)
+			}
+		}
+	}
+	for bus, marks := range v.faulty {
+		slices.SortFunc(marks, func(a, b mark) int { return cmp.Compare(a.from, b.from) })
+		merged := marks[:1]
+		for _, m := range marks[1:] {
+			if last := &merged[len(merged)-1]; m.from <= last.to {
+				last.to = max(last.to, m.to)
+			} else {
+				merged = append(merged, m)
+			}
+		}
+		v.faulty[bus] = merged
+	}
+}
+
+// disturbed says whether a fault lay on the instrument's bus between two times.
+func (v *verifier) disturbed(x *instrument, from, to int64) bool {
+	marks := v.faulty[x.bus()]
+	i, _ := slices.BinarySearchFunc(marks, from, func(m mark, ms int64) int { return cmp.Compare(m.to, ms) })
+	return i < len(marks) && marks[i].from <= to
 }
 
 // line is one of homeward decode's.
@@ -388,6 +473,10 @@ func (v *verifier) line(l *line) error {
 			why = fmt.Sprintf("unit %q, the site's is %q", shorten(l.Unit), unit)
 		}
 	}
+	late := "" // what its two times say
+	if text := time.UnixMilli(l.TimeMS).UTC().Format("2006-01-02T15:04:05.000Z"); l.Time != text {
+		late = fmt.Sprintf("its time says %q, its t_ms %s", shorten(l.Time), text)
+	}
 	if before, again := v.lanes[at].seen[r.seq]; again {
 		if v.readings[before] == r && why == "" {
 			v.report.Repeats++
@@ -407,8 +496,11 @@ func (v *verifier) line(l *line) error {
 		e.Channel = shorten(l.Channel)
 		v.find(Misnamed, 1, e)
 		if r.channel >= 0 { // heard, at least
-			r.quality = aggregate
+			r.quality = odd
 		}
+	}
+	if late != "" && why == "" {
+		v.find(Wrong, 1, v.example(r, late))
 	}
 	v.readings = append(v.readings, r)
 	return nil
@@ -468,101 +560,172 @@ func (v *verifier) machine(ms int64) (times []int64) {
 	return times
 }
 
-// compare looks for each reading among what was served, channel by channel and in the order of time.
+// compare looks for each reading among what was served on its channel.
 func (v *verifier) compare() {
-	order := make([]int, 0, len(v.readings))
+	order := make([][]int, len(v.channels))
 	for i, r := range v.readings {
 		if r.channel >= 0 {
-			order = append(order, i)
+			order[r.channel] = append(order[r.channel], i)
 		}
 	}
-	time := func(r *reading) int64 { return v.machine(r.ms)[0] }
-	slices.SortFunc(order, func(i, j int) int {
-		a, b := &v.readings[i], &v.readings[j]
-		if c := cmp.Or(cmp.Compare(a.channel, b.channel), cmp.Compare(a.quality, b.quality)); c != 0 {
-			return c
-		}
-		if a.quality == stale {
-			return cmp.Or(cmp.Compare(v.lanes[a.lane].epoch, v.lanes[b.lane].epoch), cmp.Compare(a.seq, b.seq))
-		}
-		return cmp.Or(cmp.Compare(time(a), time(b)), cmp.Compare(a.lane, b.lane), cmp.Compare(a.seq, b.seq))
-	})
 	var left []int // not found under their own name
-	var before *reading
-	for _, i := range order {
-		r := &v.readings[i]
-		c := v.channels[r.channel]
-		x := v.sensors[c.sensor]
-		switch r.quality {
-		case aggregate:
-			v.report.Aggregate++
-			x.heard = append(x.heard, mark{time(r), time(r)})
-			continue
-		case stale:
-			v.report.Stale++
-			at, ok := Value{}, false
-			if v.searched < maxLook { // each that is not found has cost a look at all
-				at, ok = c.queue.TakeAny(r.value)
-			}
-			if ok {
-				x.heard = append(x.heard, mark{at.MS, at.MS})
-			} else {
-				v.searched++
-				v.find(Wrong, 1, v.example(*r, "no such value was served that no other reading is of"))
-			}
-			continue
-		}
-		twin := before != nil && before.channel == r.channel && before.ms == r.ms && before.value == r.value &&
-			v.lanes[before.lane].gateway == v.lanes[r.lane].gateway
-		before = r
-		if twin {
-			v.find(Repeated, 1, v.example(*r, "the same reading under another number, too"))
-			continue
-		}
-		found := slices.ContainsFunc(v.machine(r.ms), func(ms int64) bool {
-			if !c.queue.Take(r.value, ms, window(x)) {
-				return false
-			}
-			x.heard = append(x.heard, mark{ms, ms})
-			v.last = max(v.last, ms)
-			if v.first == 0 {
-				v.first = ms
-			}
-			return true
-		})
-		if !found {
-			left = append(left, i)
-		}
+	for c := range v.channels {
+		left = append(left, v.channel(c, order[c])...)
 	}
 	for _, i := range left {
 		v.judge(&v.readings[i])
 	}
+	v.early()
 }
 
-func window(x *instrument) Window {
-	if x.Talks {
-		return Talks
+// channel compares the readings of one channel, and returns those of which it does not find the value.
+func (v *verifier) channel(at int, order []int) (left []int) {
+	c := v.channels[at]
+	x := v.sensors[c.sensor]
+	time := func(r *reading) int64 { return v.machine(r.ms)[0] }
+	slices.SortFunc(order, func(i, j int) int {
+		a, b := &v.readings[i], &v.readings[j]
+		switch {
+		case a.quality != b.quality:
+			return cmp.Compare(a.quality, b.quality)
+		case a.quality == stale:
+			return cmp.Or(cmp.Compare(v.lanes[a.lane].epoch, v.lanes[b.lane].epoch), cmp.Compare(a.seq, b.seq))
+		}
+		return cmp.Or(cmp.Compare(time(a), time(b)), cmp.Compare(a.lane, b.lane), cmp.Compare(a.seq, b.seq))
+	})
+	var sought []Sought
+	var of []int // which readings they are
+	var before *reading
+	for _, i := range order {
+		r := &v.readings[i]
+		if r.quality != plain {
+			continue
+		}
+		twin := before != nil && before.ms == r.ms && before.value == r.value && v.lanes[before.lane].gateway == v.lanes[r.lane].gateway
+		if before = r; twin {
+			v.find(Repeated, 1, v.example(*r, "the same reading under another number, too"))
+			continue
+		}
+		times := v.machine(r.ms)
+		sought = append(sought, Sought{r.value, times, v.window(x, times[0])})
+		of = append(of, i)
 	}
-	return Asked
+	for n, i := range c.queue.Match(sought) {
+		if i < 0 {
+			left = append(left, of[n])
+			continue
+		}
+		s := sought[n]
+		served := c.queue.values[i].MS
+		ms := slices.MinFunc(s.Times, func(a, b int64) int { return cmp.Compare(max(a-served, served-a), max(b-served, served-b)) })
+		v.hear(c, ms)
+		if !v.disturbed(x, ms, served) && len(s.Times) == 1 {
+			x.lags = append(x.lags, served-ms)
+		}
+		if !x.Talks {
+			v.report.LargestMS = max(v.report.LargestMS, served-ms)
+		}
+		v.last = max(v.last, ms)
+		if v.first == 0 {
+			v.first = ms
+		}
+	}
+	for _, i := range order {
+		r := &v.readings[i]
+		switch r.quality {
+		case plain:
+		case aggregate:
+			v.report.Aggregate++
+			v.hear(c, time(r))
+		case odd:
+			v.hear(c, time(r))
+		case stale:
+			v.report.Stale++
+			if len(v.doubted) == 0 {
+				v.hear(c, time(r))
+				v.find(Wrong, 1, v.example(*r, "its quality is stale-clock, but the site's clock was trusted all the time"))
+				continue
+			}
+			at, ok := Value{}, false
+			if v.searched < maxLook { // each that is not found has cost a look at all
+				at, ok = c.queue.takeAny(r.value, func(ms int64) bool { return inside(v.doubted, ms) })
+			}
+			if ok {
+				v.hear(c, at.MS)
+			} else {
+				v.searched++
+				v.find(Wrong, 1, v.example(*r, "no such value was served, while the clock was not trusted, that no other reading is of"))
+			}
+		}
+	}
+	return left
+}
+
+// hear notes that a channel was heard.
+func (v *verifier) hear(c *channel, ms int64) {
+	x := v.sensors[c.sensor]
+	x.heard = append(x.heard, mark{ms, ms})
+}
+
+// window is when the value of a reading may have been served: a gateway takes the time before it asks, and of an instrument that
+// talks by itself when all has been said.
+func (v *verifier) window(x *instrument, ms int64) Window {
+	far := x.AnswerMS + v.Allowance.Milliseconds()
+	if v.disturbed(x, ms-far, ms+far) {
+		far = max(far, disturbedMS)
+	}
+	if x.Talks {
+		return Window{-far, roundMS}
+	}
+	return Window{-roundMS, far}
+}
+
+// early looks for an instrument whose readings all have a time that is somewhat off.
+func (v *verifier) early() {
+	for _, x := range v.sensors {
+		if len(x.lags) < minMedian {
+			continue
+		}
+		slices.Sort(x.lags)
+		n := len(x.lags) / 2
+		median, how := x.lags[n], "early"
+		if x.Talks {
+			median, how = -x.lags[n], "late"
+		}
+		if median > x.AnswerMS+roundMS {
+			v.find(Wrong, 1, Example{Channel: x.Name, Why: fmt.Sprintf("half of its readings have a time that is %d ms or more too %s: want at most %d", median, how, x.AnswerMS+roundMS)})
+		}
+	}
 }
 
 // judge says what is wrong with a reading that is of no value left under its name.
 func (v *verifier) judge(r *reading) {
 	own := v.channels[r.channel]
+	x := v.sensors[own.sensor]
 	times := v.machine(r.ms)
 	for _, ms := range times {
-		if served, taken := own.queue.Has(r.value, ms, window(v.sensors[own.sensor])); served && taken {
+		served, taken := own.queue.Has(r.value, ms, v.window(x, ms))
+		switch {
+		case taken:
 			v.find(Repeated, 1, v.example(*r, "the value that was served then is another reading's already"))
-			return
-		} else if served {
+		case served:
 			v.find(Wrong, 1, v.example(*r, "in another order than was served"))
+		default:
+			continue
+		}
+		return
+	}
+	for _, ms := range times {
+		if at, ok := own.queue.nearest(r.value, ms, Window{-disturbedMS, disturbedMS}); ok {
+			w := v.window(x, ms)
+			v.find(Wrong, 1, v.example(*r, fmt.Sprintf("its value was served %+d ms from its time: want %+d to %+d", at-ms, w.From, w.To)))
 			return
 		}
 	}
 	if v.looked++; v.looked <= maxLook {
 		for _, c := range v.channels {
 			for _, ms := range times {
-				if served, _ := c.queue.Has(r.value, ms, window(v.sensors[c.sensor])); served && c != own {
+				if served, _ := c.queue.Has(r.value, ms, v.window(v.sensors[c.sensor], ms)); served && c != own {
 					v.find(Misnamed, 1, v.example(*r, "served as "+c.full))
 					return
 				}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -23,6 +24,7 @@ type arrival struct {
 	unit    string
 	quality string
 	gap     string // instead
+	text    int64  // how far its time as a text is from ms
 }
 
 func (a arrival) line() string {
@@ -33,8 +35,8 @@ func (a arrival) line() string {
 	if q == "" {
 		q = "good"
 	}
-	return fmt.Sprintf(`{"gateway":%q,"epoch":%d,"seq":%d,"time":"","t_ms":%d,"channel":%q,"value":%v,"unit":%q,"quality":%q}`,
-		a.gateway, a.epoch, a.seq, a.ms, a.channel, a.value, a.unit, q)
+	return fmt.Sprintf(`{"gateway":%q,"epoch":%d,"seq":%d,"time":%q,"t_ms":%d,"channel":%q,"value":%v,"unit":%q,"quality":%q}`,
+		a.gateway, a.epoch, a.seq, time.UnixMilli(a.ms+a.text).UTC().Format("2006-01-02T15:04:05.000Z"), a.ms, a.channel, a.value, a.unit, q)
 }
 
 func text(all []arrival) string {
@@ -232,6 +234,14 @@ var mutations = map[string]func(t *rapid.T, s *story) Kind{
 		s.arrived[s.pick(t, nil)].ms += rapid.SampledFrom([]int64{-3600_000, -60_000, -5200, 5200, 60_000, 3600_000}).Draw(t, "by")
 		return Wrong
 	},
+	"shift the time a little": func(t *rapid.T, s *story) Kind {
+		i := s.pick(t, func(i int) bool { return !strings.HasPrefix(s.arrived[i].channel, "s0/") }) // no fault was near
+		s.arrived[i].ms += rapid.SampledFrom([]int64{-4900, -2000, -500, 200, 300, 2000, 4900}).Draw(t, "by")
+		if strings.HasPrefix(s.arrived[i].channel, "s1/") && s.sensors[1].Talks {
+			s.arrived[i].ms = begin - 2000
+		}
+		return Wrong
+	},
 	"a stretch of one sensor was never sampled": func(t *rapid.T, s *story) Kind {
 		s.sample(t, true)
 		return Unsampled
@@ -387,14 +397,14 @@ func TestNever(t *testing.T) {
 // TestClock: a clock that is ahead, and one that jumps, do not make right readings wrong; and one that was not trusted is
 // compared by value alone.
 func TestClock(t *testing.T) {
-	truth := fmt.Sprintf(`{"kind":"site","version":1,"t_ms":%d,"offset_ms":100000}
+	truth := fmt.Sprintf(`{"kind":"site","version":1,"t_ms":%d,"offset_ms":100000,"untrusted":true}
 {"kind":"sensor","sensor":"a","driver":"x","every_ms":1000,"talks":false,"channels":[{"name":"v","unit":"","tolerance":0}]}
 `, begin)
 	var all []arrival
 	for n := range 30 {
 		ms, offset := begin+int64(n)*1000, int64(100000)
 		if n == 10 {
-			truth += fmt.Sprintf(`{"kind":"fault","t_ms":%d,"on":"clock","sensors":[],"fault":"clock-jump","state":"begin","offset_ms":-3600000}`+"\n", ms)
+			truth += fmt.Sprintf(`{"kind":"fault","t_ms":%d,"on":"clock","sensors":[],"fault":"clock-jump","state":"begin","offset_ms":-3600000,"untrusted":true}`+"\n", ms)
 		}
 		if n >= 10 {
 			offset = -3600000
