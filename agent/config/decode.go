@@ -36,7 +36,7 @@ func newDecoder(file string, factories []drivers.Factory) *decoder {
 func (d *decoder) parse(data []byte) plainyaml.Node {
 	root, problems := plainyaml.Parse(data, bounds)
 	for _, p := range problems {
-		d.problems.add(Problem{File: d.file, Line: p.Line, Column: p.Column, Bad: p.Bad, Want: p.Want})
+		d.problems.add(Problem{File: d.file, Line: p.Line, Column: p.Column, Bad: p.Bad, Want: hint(data, p)})
 	}
 	if !root.Given() && len(problems) == 0 {
 		d.problems.add(Problem{File: d.file, Line: 1, Column: 1, Bad: "nothing in it", Want: "keys such as gateway: and home:"})
