@@ -163,6 +163,8 @@ func TestMistakes(t *testing.T) {
 		{"text for a number", base + "operations: {billing_day: «first}\n", `operations.billing_day: "first": want a whole number`},
 		{"quoted number", base + "operations: {billing_day: «\"1\"}\n", `operations.billing_day: "1": want a whole number`},
 		{"fraction for a whole number", base + "operations: {billing_day: «1.5}\n", `operations.billing_day: "1.5": want a whole number`},
+		{"comma in a number", in("unit_id: 1", "unit_id: 1, min: 61, «04, max: 70"), `sensors[0].04: a comma in a number: want a point: min: 61.04`},
+		{"comma in a number of its own line", base + "sensors:\n  - name: a\n    driver: meter\n    port: /dev/x\n    unit_id: 1\n    min: «-61,04\n    channels: [{name: b}]\n", `sensors[0].min: "-61,04": want a number with a point: -61.04`},
 		{"octal", base + "operations: {billing_day: «010}\n", `operations.billing_day: "010": want a whole number without leading zeros`},
 		{"huge number", base + "operations: {per_month: «99999999999999999999}\n", `operations.per_month: "99999999999999999999": want a whole number`},
 		{"duration without unit", base + "buffer: {flush: «10}\n", `buffer.flush: "10": want a duration such as 500ms, 10s, 5m or 24h`},
@@ -403,6 +405,7 @@ func TestWarnings(t *testing.T) {
 		{"not encrypted websocket", strings.Replace(base, "mqtt://localhost", "ws://192.0.2.1", 1) + boiler, config.CodeWarning, "home.url", "not encrypted"},
 		{"time-out longer than every", base + strings.Replace(boiler, "unit_id: 1", "unit_id: 1, every: 1s, timeout: 2s", 1), config.CodeWarning, "sensors[0].timeout", "longer than every"},
 		{"unknown unit", base + strings.Replace(boiler, "unit: Cel", "unit: °C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `"°C"`},
+		{"coulomb", base + strings.Replace(boiler, "unit: Cel", "unit: C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `unit "C" is the coulomb`},
 		{"open status page", base + boiler + "status: {listen: \":8080\"}\n", config.CodeWarning, "status.listen", "no password"},
 		{"fleet", base + boiler + "fleet: {repository: https://f, root_file: /r}\n", config.CodeNotInThisRelease, "fleet", "does not act on it"},
 		{"update", base + boiler + "update: {window: \"22:00-02:00\"}\n", config.CodeNotInThisRelease, "update", "does not act on it"},
@@ -421,6 +424,9 @@ func TestWarnings(t *testing.T) {
 			require.Positive(t, w.Line)
 		})
 	}
+	got, err := load(base + strings.Replace(boiler, "name: flow, unit: Cel", "name: Charge, unit: C", 1))
+	require.NoError(t, err)
+	require.Empty(t, got.Warnings)
 	for _, host := range []string{"localhost", "127.0.0.1", "[::1]:1884"} {
 		got, err := load(strings.Replace(base, "localhost", host, 1) + boiler)
 		require.NoError(t, err)
@@ -430,7 +436,7 @@ func TestWarnings(t *testing.T) {
 
 func TestUnits(t *testing.T) {
 	for unit, want := range map[string]string{
-		"°C": "did you mean Cel?", "C": "", "degC": "did you mean Cel?", "rh": "did you mean %RH?", "ohm": "did you mean Ohm?", "m³": "did you mean m3?", "m²": "did you mean m2?",
+		"°C": "did you mean Cel?", "C": "did you mean Cel", "degC": "did you mean Cel?", "rh": "did you mean %RH?", "ohm": "did you mean Ohm?", "m³": "did you mean m3?", "m²": "did you mean m2?",
 		"µg/m³": "did you mean ug/m3?", "°": "did you mean deg?", "KWH": "did you mean kWh?", "pa": "did you mean Pa?", "furlong": "RFC 8428", "": "", "%RH": "", "kWh": "", "mg/l": "",
 	} {
 		c, err := load(base + strings.Replace(boiler, "unit: Cel", fmt.Sprintf("unit: %q", unit), 1))

@@ -186,8 +186,14 @@ func (d *decoder) structs(n plainyaml.Node, vs ...reflect.Value) {
 		return
 	}
 	known := fields(vs...)
-	for _, e := range entries {
+	for at, e := range entries {
 		i := slices.IndexFunc(known, func(f field) bool { return f.key == e.Key })
+		if i < 0 && at > 0 && isDigits(e.Key) {
+			if whole, kind := entries[at-1].Scalar(); kind == "number" && isNull(e.Node) { // {scale: 61,04}
+				d.atKey(e, "a comma in a number", fmt.Sprintf("a point: %s: %s.%s", entries[at-1].Key, whole, e.Key))
+				continue
+			}
+		}
 		if i < 0 {
 			d.unknown(e, n.Path, known)
 			continue
@@ -206,6 +212,13 @@ func (d *decoder) structs(n plainyaml.Node, vs ...reflect.Value) {
 		}
 	}
 }
+
+func isNull(n plainyaml.Node) bool {
+	_, kind := n.Scalar()
+	return kind == "null"
+}
+
+func isDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 // mapping returns the entries of a mapping and notes where their values are.
 func (d *decoder) mapping(n plainyaml.Node) ([]plainyaml.Entry, bool) {
@@ -427,6 +440,9 @@ func setScalar(v reflect.Value, text, kind string) (want string) {
 		v.SetBool(strings.EqualFold(text, "true"))
 	case v.CanFloat():
 		x, err := strconv.ParseFloat(plain, 64)
+		if whole, decimals, comma := strings.Cut(text, ","); comma && isDigits(strings.TrimPrefix(whole, "-")) && isDigits(decimals) {
+			return want + " with a point: " + whole + "." + decimals
+		}
 		if kind != "number" || err != nil || math.IsInf(x, 0) || math.IsNaN(x) {
 			return want
 		}

@@ -365,7 +365,7 @@ func (d *decoder) checkChannels(c *Config, s *Sensor, path string) {
 			d.problem(at+".max", d.shown(at+".max"), "not less than min")
 		}
 		if ch.Unit != nil {
-			d.checkUnit(c, *ch.Unit, at+".unit")
+			d.checkUnit(c, *ch.Unit, at+".unit", s.Full(ch.Name))
 		}
 	}
 	if len(s.Channels) == 0 {
@@ -373,7 +373,11 @@ func (d *decoder) checkChannels(c *Config, s *Sensor, path string) {
 	}
 }
 
-func (d *decoder) checkUnit(c *Config, u drivers.Unit, path string) {
+func (d *decoder) checkUnit(c *Config, u drivers.Unit, path, full string) {
+	if _, given := d.at[path]; given && u == "C" && !strings.Contains(strings.ToLower(full), "charge") {
+		d.warn(c, CodeWarning, path, `unit "C" is the coulomb, of electric charge`, "did you mean Cel, degrees Celsius?")
+		return
+	}
 	if u == "" || u.Known() {
 		return
 	}
