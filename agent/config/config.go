@@ -62,7 +62,7 @@ type Sensor struct {
 	Name     string   `yaml:"name" doc:"name of the sensor; a channel's full name is sensor/channel" example:"boiler"`
 	Driver   string   `yaml:"driver" doc:"which driver reads it" example:"modbus"`
 	Every    Duration `yaml:"every,omitempty" default:"10s" min:"10ms" max:"24h" doc:"how often it is read"`
-	Timeout  Duration `yaml:"timeout,omitempty" min:"1ms" max:"1m" doc:"how long one exchange with it may take; default: 1s, or every where that is shorter" example:"500ms"`
+	Timeout  Duration `yaml:"timeout,omitempty" min:"1ms" max:"1m" doc:"how long one exchange with it may take; default: 1s, or every where that is shorter; 3s for instruments that talk by themselves (nmea, line without ask)" example:"500ms"`
 	Deadband *float64 `yaml:"deadband,omitempty" min:"0" doc:"for channels that have none of their own: do not record a value closer than this to the last one recorded" example:"0.1"`
 	OnChange *bool    `yaml:"on_change,omitempty" doc:"for channels that do not say themselves: record a value only when it differs from the last one recorded" example:"true"`
 	Min      *float64 `yaml:"min,omitempty" doc:"for channels that have none of their own: values below are recorded with quality suspect" example:"-40"`

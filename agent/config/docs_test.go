@@ -59,3 +59,49 @@ func TestBooleanWords(t *testing.T) {
 		}
 	}
 }
+
+// Where the default time-out differs by driver, the reference says so.
+func TestTimeoutDocumented(t *testing.T) {
+	text, err := os.ReadFile(docFile)
+	require.NoError(t, err)
+	row := regexp.MustCompile("(?m)^\\| `timeout` .*$").FindString(string(text))
+	for _, sensor := range []string{
+		"driver: modbus, unit_id: 1, channels: [{name: x, register: holding, address: 0, type: int16}]",
+		"driver: nmea", `driver: line, pattern: "(?P<x>.*)", channels: [{name: x}]`,
+	} {
+		c, err := config.Parse("h.yaml", []byte(base+"sensors: [{name: a, port: /dev/x, "+sensor+"}]\n"), factories)
+		require.NoError(t, err)
+		require.Contains(t, row, " "+c.Sensors[0].Timeout.String())
+	}
+}
+
+// docs/simulate.md names every chip there is.
+func TestSimulatedChips(t *testing.T) {
+	text, err := os.ReadFile("../../docs/simulate.md")
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(text), "Chips are simulated at register level:")
+	require.True(t, ok)
+	named, _, _ := strings.Cut(rest, "\n\n")
+	for _, f := range factories {
+		for _, name := range append([]string{f.Name}, f.Aliases...) {
+			if name != "modbus" && name != "nmea" && name != "line" {
+				require.Contains(t, strings.ToLower(named), name)
+			}
+		}
+	}
+}
+
+// By hand, the user gets the groups that the package gives it.
+func TestInstallGroups(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	byHand := regexp.MustCompile(`--groups (\S+) homeward`).FindStringSubmatch(string(text))
+	require.NotNil(t, byHand)
+	users, err := os.ReadFile("../../configs/systemd/homeward.sysusers")
+	require.NoError(t, err)
+	var groups []string
+	for _, m := range regexp.MustCompile(`(?m)^m homeward (\S+)$`).FindAllStringSubmatch(string(users), -1) {
+		groups = append(groups, m[1])
+	}
+	require.ElementsMatch(t, groups, strings.Split(byHand[1], ","))
+}
