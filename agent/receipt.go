@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -63,29 +64,20 @@ func receipt(key ed25519.PrivateKey, a about, lines []Line) Checked {
 			failed = append(failed, printable(l.Name))
 		}
 	}
-	result := resultOK
-	switch {
-	case n[resultFail] > 0:
-		result = resultFail
-	case n[resultWarn] > 0:
-		result = resultWarn
-	}
-	clock := "trusted"
-	if !a.trusted {
-		clock = "not trusted"
-	}
+	result, counted := verdict(n[resultOK], n[resultWarn], n[resultFail])
+	clock := clockOf[a.trusted]
 	checked := "everything"
 	if a.offline {
 		checked = offline
 	}
 	h := a.cfg.Home
-	when := a.time.Format(time.RFC3339)
+	when := a.time.UTC().Format(time.RFC3339)
 	var b strings.Builder
 	b.WriteString(receiptHead)
 	for _, f := range [][2]string{
 		{"gateway", a.cfg.Gateway}, {"home", fmt.Sprintf("%s %s/%s/%s %s", h.Cloud, h.Organization, h.Project, h.Product, h.URL)},
 		{"time", when}, {"clock", clock + " (" + a.source + ")"}, {"version", a.version}, {"configuration", a.cfg.Digest}, {"checked", checked},
-		{"result", fmt.Sprintf("%s (%d ok, %d warn, %d fail)", result, n[resultOK], n[resultWarn], n[resultFail])},
+		{"result", counted},
 	} {
 		fmt.Fprintf(&b, "%s: %s\n", f[0], printable(f[1]))
 	}
@@ -109,6 +101,21 @@ func receipt(key ed25519.PrivateKey, a about, lines []Line) Checked {
 	}
 	return Checked{lines, text, line}
 }
+
+// verdict is the worst of the lines, alone and with their numbers.
+func verdict(ok, warn, fail int) (result, counted string) {
+	result = resultOK
+	switch {
+	case fail > 0:
+		result = resultFail
+	case warn > 0:
+		result = resultWarn
+	}
+	return result, fmt.Sprintf("%s (%d ok, %d warn, %d fail)", result, ok, warn, fail)
+}
+
+// clockOf is what a receipt says of a clock that is trusted, and of one that is not; its source follows in brackets.
+var clockOf = map[bool]string{true: "trusted", false: "not trusted"}
 
 // receiptEnd is room for what follows the lines: how many were left out, and the three lines that prove.
 const receiptEnd = 512
@@ -259,10 +266,16 @@ func verifyText(b []byte) (*Verified, error) {
 		}
 		return text
 	}
-	clock := field(4, "clock")
-	v := &Verified{Gateway: field(1, "gateway"), Time: field(3, "time"), Trusted: strings.HasPrefix(clock, "trusted"),
-		Result: extent(field(8, "result"), field(7, "checked") != "everything"), SHA256: field(len(lines)-2, "sha256"), Key: key, Text: body}
+	clock, result := field(4, "clock"), field(8, "result")
+	v := &Verified{Gateway: field(1, "gateway"), Time: field(3, "time"), Trusted: strings.HasPrefix(clock, clockOf[true]+" ("),
+		Result: extent(result, field(7, "checked") != "everything"), SHA256: field(len(lines)-2, "sha256"), Key: key, Text: body}
 	if err != nil {
+		return nil, err
+	}
+	if !strings.HasPrefix(clock, clockOf[v.Trusted]+" (") || !strings.HasSuffix(clock, ")") {
+		return nil, fmt.Errorf("signed, but its clock is %.40q: want trusted or not trusted, and the source in brackets", clock)
+	}
+	if err := plain(public, v.Time, result); err != nil {
 		return nil, err
 	}
 	upto := strings.LastIndex(body, "\nsha256: ")
@@ -297,7 +310,48 @@ func verifyCompact(b []byte) (*Verified, error) {
 	if again, err := json.Marshal(c); err != nil || string(again) != text || !safe(c.Gateway+c.Time+c.Result+c.SHA256) {
 		return nil, errors.New("signed, but not as this program writes it")
 	}
-	return &Verified{c.Gateway, c.Time, c.Trusted, extent(fmt.Sprintf("%s (%d ok, %d warn, %d fail)", c.Result, c.OK, c.Warn, c.Fail), c.Offline), hex.EncodeToString(public), c.SHA256, text}, nil
+	result := fmt.Sprintf("%s (%d ok, %d warn, %d fail)", c.Result, c.OK, c.Warn, c.Fail)
+	if err := plain(public, c.Time, result); err != nil {
+		return nil, err
+	}
+	return &Verified{c.Gateway, c.Time, c.Trusted, extent(result, c.Offline), hex.EncodeToString(public), c.SHA256, text}, nil
+}
+
+// plain says whether key is one that somebody holds, and time and result are what they seem.
+func plain(key []byte, when, result string) error {
+	if isWeak(key) {
+		return errors.New("signed by nobody: for this key anybody can make a signature")
+	}
+	if t, err := time.Parse(time.RFC3339, when); err != nil || t.UTC().Format(time.RFC3339) != when {
+		return fmt.Errorf("signed, but its time is %.40q: want one such as 2026-11-25T10:00:00Z", when)
+	}
+	var word string
+	var ok, warn, fail int
+	_, err := fmt.Sscanf(result, "%s (%d ok, %d warn, %d fail)", &word, &ok, &warn, &fail)
+	if _, counted := verdict(ok, warn, fail); err != nil || counted != result || min(ok, warn, fail) < 0 {
+		return fmt.Errorf("signed, but its result is %.40q: want ok, warn or fail, as the numbers in brackets say", result)
+	}
+	return nil
+}
+
+// weak are the y of the points of order 1, 2, 4 and 8, of which no private key is the root (RFC 7748 §5; RFC 8032 §5.1).
+var weak = []string{
+	"0100000000000000000000000000000000000000000000000000000000000000", // order 1
+	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // 2
+	"0000000000000000000000000000000000000000000000000000000000000000", // 4
+	"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a", // 8
+	"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", // 8
+}
+
+// isWeak tells such a key, and one of no single form: y of 2^255-19 or more. Package ed25519 takes both.
+func isWeak(key []byte) bool {
+	y := bytes.Clone(key)
+	y[31] &^= 0x80 // the sign of x
+	big := y[31] == 0x7f && y[0] >= 0xed
+	for _, b := range y[1:31] {
+		big = big && b == 0xff
+	}
+	return big || slices.Contains(weak, hex.EncodeToString(y))
 }
 
 // offline is what a check is that did not ask the home.

@@ -130,14 +130,14 @@ func verifyReceipt(w io.Writer, file, key string, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, v)
 	}
-	known := "which is the one given"
+	signer := "genuine: signed by key %s,\n  the one given with --key\n"
 	if key == "" {
-		known = "compare it with ed25519 in homeward status --json of the gateway, or give it with --key"
+		signer = "signed, signer unknown: key %s\n  (anybody can make a key: compare it with ed25519 in homeward status --json of the gateway, or give that with --key)\n"
 	}
 	clock := "the clock was trusted"
 	if !v.Trusted {
 		clock = "the clock was not trusted"
 	}
-	_, err = fmt.Fprintf(w, "genuine: signed by key %s\n  (%s)\ngateway %s at %s (%s): %s\n\n%s\n", v.Key, known, v.Gateway, v.Time, clock, v.Result, strings.TrimRight(v.Text, "\n"))
+	_, err = fmt.Fprintf(w, signer+"gateway %s at %s (%s): %s\n\n%s\n", v.Key, v.Gateway, v.Time, clock, v.Result, strings.TrimRight(v.Text, "\n"))
 	return err
 }
