@@ -31,7 +31,13 @@ func checkReceipt(ctx context.Context, cfg *config.Config, query string, offline
 		}
 		c, err = agent.CheckReceipt(ctx, o, offline)
 	}
-	if err != nil {
+	_, serr := os.Stat(cfg.State)
+	switch {
+	case err != nil && errors.Is(serr, fs.ErrNotExist):
+		return c, fmt.Errorf("no receipt: the gateway's key belongs into the state folder, and there is no %s: start the gateway once, or make the folder (sudo install -d -o homeward -g homeward -m 750 %s)", cfg.State, cfg.State)
+	case errors.Is(err, fs.ErrPermission):
+		return c, fmt.Errorf("no receipt: %w: run this as the user that the gateway runs as (sudo -u homeward …), or as root", err)
+	case err != nil:
 		return c, fmt.Errorf("no receipt: %w", err)
 	}
 	switch err := durable.WriteFile(file, []byte(c.Receipt), 0o644); {
