@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"homeward/drivers"
@@ -40,7 +41,23 @@ func refuse(raw []byte, want string) *fault {
 	if raw == nil {
 		got = "missing"
 	}
-	return &fault{got: got, want: want}
+	return &fault{got: visible(got), want: want}
+}
+
+// visible keeps what a stranger wrote from doing anything to a terminal.
+func visible(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
 }
 
 func (f *fault) at(name string) *fault {
@@ -120,8 +137,12 @@ func members(raw []byte, unknown func(name string) bool, names ...string) ([][]b
 	l := list{raw[1 : len(raw)-1]}
 next:
 	for key := l.next(); key != nil; key = l.next() {
+		label := string(key[1 : len(key)-1])
+		if strings.IndexByte(label, '\\') >= 0 { // the same label, written in another way
+			_ = json.Unmarshal(key, &label) // valid
+		}
 		for i, name := range names {
-			if string(key[1:len(key)-1]) == name {
+			if label == name {
 				if values[i] != nil {
 					return nil, refuse(key, "it once").at(name)
 				}
@@ -129,7 +150,7 @@ next:
 				continue next
 			}
 		}
-		if !unknown(string(key[1 : len(key)-1])) {
+		if !unknown(label) {
 			return nil, (&fault{got: "unknown", want: "one of " + strings.Join(names, " ")}).at(refuse(key, "").got)
 		}
 		l.next()

@@ -228,6 +228,10 @@ func TestSenMLRefuses(t *testing.T) {
 		{`"v":2`, `"v":2,"bver":26`, "[1].bver: 26: want the version of the records before it"},
 		{`"v":1`, `"v":1,"must_":1`, "must_"},
 		{`"v":1`, `"v":1,"v":2`, "it once"},
+		{`"v":1`, `"v":1,"\u0076":2`, "[0].v: "},
+		{`"v":1`, `"v":1,"must\u005f":1`, "one of"},
+		{`"n":"a/y"`, `"\u006e":"a y"`, "letters, digits"},
+		{`"hwq":"suspect"`, `"hw\u0071":"bad"`, "[1].hwq"},
 		{`"bt":1700000000,`, ``, "[0].t: 0: want seconds since 1970"},
 		{`"bt":1700000000`, `"bt":1e300`, "[0].t"},
 		{`"bt":1700000000`, `"bt":1.8e308`, "[0].bt"},
@@ -240,6 +244,15 @@ func TestSenMLRefuses(t *testing.T) {
 		require.ErrorContains(t, err, c.says, "%s → %.100s", c.old, c.new)
 		require.True(t, strings.HasPrefix(err.Error(), "pack: senml: "), "%v", err)
 		require.Less(t, len(err.Error()), 600)
+	}
+	// A label is the same however it is written.
+	for old, new := range map[string]string{`"v":1`: `"v":1,"\u0062v":100`, `"bt":1700000000`: `"bt":1700000000,"\u0062\u0076":100`} {
+		p, err := Decode([]byte(strings.Replace(good, old, new, 1)))
+		require.NoError(t, err)
+		require.Equal(t, 101.0, p.Readings[0].Value, "a base value counts")
+		records, err := ResolveSenML([]byte(strings.Replace(good, old, new, 1)))
+		require.NoError(t, err)
+		require.Equal(t, 102.0, *records[1].Value)
 	}
 	// What others may add is passed over.
 	_, err = Decode([]byte(strings.Replace(good, `"v":1`, `"v":1,"ct":"60","x":[{"y":1}]`, 1)))
