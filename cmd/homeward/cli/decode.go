@@ -1,7 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -32,11 +37,41 @@ and the exit code is 1.`,
 		d := pack.Decoder{Hex: *asHex, Bad: func(line int, err error) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "homeward: line %d: %v\n", line, err)
 		}}
-		bad, err := d.Run(cmd.InOrStdin(), cmd.OutOrStdout())
+		bad, err := d.Run(cmd.InOrStdin(), &plainWriter{w: cmd.OutOrStdout()})
 		if err == nil && bad > 0 {
 			return cmdline.ErrFailed
 		}
 		return err
 	}
 	return cmd
+}
+
+// plainWriter writes JSON so that it does nothing to a terminal: what is no printable character stands in texts alone, and is
+// escaped there. The names in payloads are whatever their senders made up.
+type plainWriter struct {
+	w    io.Writer
+	torn []byte // the beginning of a character
+}
+
+func (p *plainWriter) Write(b []byte) (int, error) {
+	text := append(p.torn, b...)
+	out := make([]byte, 0, len(text))
+	for utf8.FullRune(text) {
+		c, n := utf8.DecodeRune(text)
+		switch {
+		case c == '\n' || unicode.IsPrint(c):
+			out = append(out, text[:n]...)
+		case c > 0xffff:
+			high, low := utf16.EncodeRune(c)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, c)
+		}
+		text = text[n:]
+	}
+	p.torn = bytes.Clone(text)
+	if _, err := p.w.Write(out); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
