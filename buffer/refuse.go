@@ -84,7 +84,7 @@ func (b *Buffer) admit(entries []os.DirEntry) error {
 		}
 		f, err := b.openFile(name, flag, 0)
 		if errors.Is(err, fs.ErrNotExist) && e.Type()&os.ModeSymlink != 0 {
-			return fmt.Errorf("buffer: %w: a symbolic link to what is not there: mount or restore that; nothing was changed", err)
+			return fmt.Errorf("buffer: %w; nothing was changed: it is a symbolic link to what is not there, mount or restore that", err)
 		}
 		if err == nil {
 			if held = append(held, f); len(held) > maxOpen+3 {
@@ -117,7 +117,7 @@ func (b *Buffer) refuse(name string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		help = b.ownership(name, err)
 	}
-	return fmt.Errorf("buffer: %w: %s; nothing was changed", err, help)
+	return fmt.Errorf("buffer: %w; nothing was changed: %s", err, help)
 }
 
 // ownership says whose a file is, and how it comes to belong to who runs this.
