@@ -49,7 +49,8 @@ type asker interface {
 
 // tcpMaster is the only client on one connection. It is used by the connection's owner alone.
 //
-// Replies are told apart by their transaction ids, so a late one never counts for another request. The boundaries between
+// Replies are told apart by their transaction ids, so a late one never counts for another request; and what comes before a request
+// is none of its reply. The boundaries between
 // frames are known by their lengths alone: once they are in doubt the connection is
 // closed, and dialled anew by whoever owns it.
 type tcpMaster struct {
@@ -93,6 +94,10 @@ func (m *tcpMaster) ask(ctx context.Context, r request, t timing) ([]byte, error
 	if m.lost != nil {
 		return nil, m.lost
 	}
+	if err := m.drain(); err != nil {
+		return nil, err
+	}
+	unasked := m.n > 0 // the frame that has begun
 	m.id++
 	frame := binary.BigEndian.AppendUint16(make([]byte, 0, 12), m.id)
 	pdu := r.encode()
@@ -110,6 +115,11 @@ func (m *tcpMaster) ask(ctx context.Context, r request, t timing) ([]byte, error
 		}
 		if reply != nil {
 			id := binary.BigEndian.Uint16(reply)
+			if unasked {
+				unasked, saw = false, "a reply that began before the request"
+				m.debug("a reply that began before the request", reply)
+				continue
+			}
 			if id == m.id {
 				// One request is under way at a time, so nothing follows its reply. If something does, the
 				// reply may have been torn, and its end be the beginning of another.
@@ -140,6 +150,34 @@ func (m *tcpMaster) ask(ctx context.Context, r request, t timing) ([]byte, error
 			return nil, err
 		}
 	}
+}
+
+// maxUnasked is how many reads before a request may bring something.
+const maxUnasked = 64
+
+// drain throws away what came before the request: it is no reply to it, whatever its transaction id. A frame of which only the
+// beginning has come stays, so that the next one's beginning is known.
+func (m *tcpMaster) drain() error {
+	for range maxUnasked {
+		n, err := m.port.Read(m.rx[m.n:], 0)
+		if errors.Is(err, drivers.ErrTimeout) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		m.n += n
+		for {
+			frame, err := m.frame()
+			if err != nil {
+				return err
+			}
+			if frame == nil {
+				break
+			}
+			m.debug("a reply that came before the request", frame)
+		}
+	}
+	return m.giveUp("it sends without end and unasked")
 }
 
 // frame takes a whole frame off what has been received, nil while there is none; it is valid until the next read.

@@ -185,6 +185,44 @@ func TestTCPLate(t *testing.T) {
 	require.Equal(t, 90.0, v) //nolint:testifylint // exact
 }
 
+// TestTCPUnasked: a frame that came before the request, in whole or in part, is not its reply, though its id is right.
+func TestTCPUnasked(t *testing.T) {
+	for _, before := range []int{11, 10, 7, 6, 1} { // bytes of it
+		w := newStream()
+		s := w.open(t, new(drivers.Shared), 1, channel("x", "holding", 5, "uint16"))
+		guess := []byte{0, 2, 0, 0, 0, 5, 1, 3, 2, 0x10, 0x92}
+		w.onWrite = func(q []byte) {
+			w.deliver(w.t, adu(q, words(q, same)))
+			w.deliver(w.t.Add(timeout/4), guess[:before])
+		}
+		v, err := readOne(s)
+		require.NoError(t, err)
+		require.Equal(t, 5.0, v) //nolint:testifylint // exact
+		w.t = w.t.Add(timeout)
+		w.onWrite = func(q []byte) {
+			require.Equal(t, guess[:2], q[:2], "the id that was guessed")
+			w.deliver(w.t.Add(time.Millisecond), guess[before:])
+			w.deliver(w.t.Add(2*time.Millisecond), adu(q, words(q, same)))
+		}
+		v, err = readOne(s)
+		require.NoError(t, err, before)
+		require.Equal(t, 5.0, v, before) //nolint:testifylint // exact
+	}
+	// One that never ends is not waited for.
+	w := newStream()
+	s := w.open(t, new(drivers.Shared), 1, channel("x", "holding", 5, "uint16"))
+	w.onWrite = func([]byte) { require.Fail(t, "asked all the same") }
+	for range 100_000 {
+		for _, x := range []byte{0, 1, 0, 0, 0, 5, 1, 3, 2, 0, 7} {
+			w.arrive = append(w.arrive, arrival{w.t, x})
+		}
+	}
+	_, err := s.Read(t.Context())
+	require.ErrorIs(t, err, drivers.ErrCheck)
+	require.ErrorIs(t, err, drivers.ErrGone)
+	require.ErrorContains(t, err, "without end and unasked")
+}
+
 // TestTCPProperty: whatever a gateway does to replies, late ones included, a value is that of the register and the
 // poll for which it is given, and a fresh connection recovers.
 func TestTCPProperty(t *testing.T) {
