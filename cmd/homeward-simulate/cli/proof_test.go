@@ -580,7 +580,7 @@ func (p *proof) round(t *testing.T, program string) round {
 	what, err := os.Open(truthFile)
 	require.NoError(t, err)
 	defer what.Close()
-	report, err := truth.Verify(what, bytes.NewReader(arrived), truth.Options{Recovery: 30 * time.Second})
+	report, err := truth.Verify(what, bytes.NewReader(arrived), truth.Options{Allowance: time.Second})
 	require.NoError(t, err)
 	if !report.OK() {
 		var text strings.Builder

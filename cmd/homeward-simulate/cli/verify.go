@@ -31,8 +31,9 @@ by default) with the truth file of the simulated site. Exit 0 only if nothing is
              key are what delivery at least once makes, and are only counted
   misnamed   a channel or unit that the site does not have, or a value that another channel served
   wrong      nothing was served that the reading can be of, at that time
-  unsampled  an instrument was not heard for longer than three of its intervals and two seconds,
-             no fault lay on it or had done so shortly before (--recovery), and no gap record says so
+  unsampled  an instrument, or one of its channels, was not heard for longer than three of its intervals and two seconds,
+             no fault lay on it or had done so within what its recovery may take (--recovery), and no
+             gap record says so; or too many of its values did not arrive
 
 For each fault and instrument: the time from its end to the first reading taken after it.
 Channels with a dead-band, or recorded on change, are unsampled in this sense: leave both out.`,
@@ -47,14 +48,14 @@ Channels with a dead-band, or recorded on change, are unsampled in this sense: l
 	}
 	file := cmd.Flags().String("truth", "", "what the site wrote with its own --truth")
 	asJSON := cmd.Flags().Bool("json", false, "print the report as JSON")
-	recovery := cmd.Flags().Duration("recovery", truth.DefaultRecovery, "how long after a fault an instrument may still be silent")
+	recovery := cmd.Flags().Duration("recovery", 0, "how long after each fault an instrument may still be silent (default: what the gateway promises of the fault)")
 	allowance := cmd.Flags().Duration("allowance", truth.DefaultAllowance, "how long a busy machine may keep a poll waiting")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *file == "" {
 			return cmdline.Usage(fmt.Errorf("no --truth FILE: name the file that homeward-simulate SITE.yaml --truth FILE has written"))
 		}
-		if *recovery <= 0 {
-			return cmdline.Usage(fmt.Errorf("--recovery %v: want a time such as 75s", *recovery))
+		if *recovery < 0 || *recovery == 0 && cmd.Flags().Changed("recovery") {
+			return cmdline.Usage(fmt.Errorf("--recovery %v: want a time such as 15s", *recovery))
 		}
 		if *allowance <= 0 {
 			return cmdline.Usage(fmt.Errorf("--allowance %v: want a time such as 400ms", *allowance))
@@ -109,6 +110,13 @@ func printReport(w io.Writer, r *truth.Report) error {
 	}
 	if r.Stale > 0 {
 		p("%d readings of a clock that was not trusted, compared without their time", r.Stale)
+	}
+	if r.Missing > 0 {
+		p("%d values did not arrive, and no fault or gap explains it: their polls failed, or were none", r.Missing)
+	}
+	if r.WatchedMS > 0 {
+		watched, excused := time.Duration(r.WatchedMS)*time.Millisecond, time.Duration(r.ExcusedMS)*time.Millisecond
+		p("%v were watched, of all instruments together; for %v of it a fault or a gap excuses silence", watched.Round(100*time.Millisecond), excused.Round(100*time.Millisecond))
 	}
 	if r.LargestMS > 0 {
 		p("a value was served at most %d ms after its reading's time", r.LargestMS)

@@ -231,3 +231,90 @@ func TestStale(t *testing.T) {
 	r.records = append(r.records, Fault{TimeMS: begin + 2500, On: OnClock, Fault: "clock-jump", State: "begin"})
 	require.Equal(t, uint64(8), r.verify().Count(Wrong), "it is trusted from the third poll on, of which the gateway hears some time later")
 }
+
+// TestChannel: a channel that never arrives is found, though its instrument is heard; and one of which every second reading is missing.
+func TestChannel(t *testing.T) {
+	r := polls(t, 30)
+	r.drop(func(a arrival) bool { return a.channel == "a/y" })
+	e := r.verify().Findings[slices.Index(Kinds, Unsampled)].Examples[0]
+	require.Equal(t, []any{"a/y", begin + 20}, []any{e.Channel, e.TimeMS})
+	require.Contains(t, e.Why, "no reading for 29")
+
+	r = polls(t, 30)
+	r.drop(func(a arrival) bool { return a.channel == "a/y" && a.ms/1000%2 == 1 })
+	e = r.only(Unsampled)
+	require.Equal(t, "a/y", e.Channel)
+	require.Contains(t, e.Why, "14 of 28 values")
+
+	r = polls(t, 8)
+	r.drop(func(a arrival) bool { return a.ms >= begin+4000 })
+	require.Equal(t, uint64(2), r.verify().Count(Unsampled), "the last four of eight polls, of two channels: %s", counts(r.verify()))
+
+	r = polls(t, 30) // a talker says it twice in a burst, and may be taken at any time
+	r.sensors[0].Talks, r.sensors[0].AnswerMS = true, 1000
+	for i, x := range r.records {
+		s := x.(Served)
+		again := s
+		s.TimeMS -= 900
+		r.records[i] = s
+		r.records = append(r.records, again)
+		r.arrived[i].ms += 30
+	}
+	r.well()
+	r.drop(func(a arrival) bool { return a.channel == "a/y" && a.ms/1000%2 == 1 })
+	require.Equal(t, "a/y", r.only(Unsampled).Channel)
+
+	r = polls(t, 30) // some polls fail
+	r.drop(func(a arrival) bool { return a.ms/1000%11 == 3 })
+	report := r.well()
+	require.Equal(t, uint64(4), report.Missing)
+	require.Equal(t, []int64{29_000, 0}, []int64{report.WatchedMS, report.ExcusedMS})
+}
+
+// TestRecovery: after a fault an instrument may be silent for as long as the gateway promises of that fault, and no longer.
+func TestRecovery(t *testing.T) {
+	for _, c := range []struct {
+		name, fault, on, driver string
+		neighbour, talks        bool
+		length, promise         int // s
+	}{
+		{"a port", "unplug", "rs485", "modbus", true, false, 20, 2},
+		{"renamed", "rename", "rs485", "modbus", false, false, 1, 2},
+		{"a talker's port", "unplug", "rs485", "line", false, true, 5, 2},
+		{"a chip", "unplug", "a", "bme280", false, false, 5, 10},
+		{"not acknowledged", "nack", "a", "bme280", true, false, 5, 10},
+		{"silent alone", "silent", "a", "modbus", false, false, 20, 2},
+		{"silent among others", "silent", "a", "modbus", true, false, 10, 12},
+		{"silent among others for long", "silent", "a", "modbus", true, false, 70, 60},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			const from = 10
+			n := from + c.length + c.promise + 20
+			for _, silent := range []int{c.promise + 3, c.promise + 8} { // after its end
+				r := polls(t, n)
+				r.sensors[0].Driver, r.sensors[0].Bus, r.sensors[0].Talks, r.sensors[0].AnswerMS = c.driver, "rs485", c.talks, 100
+				if c.talks {
+					for i := range r.arrived {
+						r.arrived[i].ms += 50
+					}
+				}
+				r.sensors = append(r.sensors, Sensor{Name: "b", Driver: "modbus", EveryMS: 10_000, Bus: map[bool]string{true: "rs485"}[c.neighbour]})
+				r.fault("nack", "b", []string{"b"}, 0, n) // which has no channels
+				r.fault(c.fault, c.on, []string{"a"}, from, from+c.length)
+				out := func(ms int64) bool { return ms >= begin+from*1000-200 && ms < begin+int64(from+c.length+silent)*1000 }
+				r.drop(func(a arrival) bool { return out(a.ms) })
+				r.records = slices.DeleteFunc(r.records, func(x any) bool { s, ok := x.(Served); return ok && out(s.TimeMS) })
+				if silent == c.promise+3 {
+					excused := r.well().ExcusedMS - r.verify().WatchedMS/2 // b's are all
+					require.InDelta(t, (c.length+c.promise)*1000, excused, 1100, "and since it was last heard")
+				} else {
+					require.Equal(t, "a", r.only(Unsampled).Channel)
+				}
+			}
+		})
+	}
+	r := polls(t, 80) // what is not heard at all, but for faults
+	r.sensors = append(r.sensors, Sensor{Name: "b", Driver: "modbus", EveryMS: 1000, Channels: []Channel{{Name: "v"}}})
+	r.fault("silent", "b", []string{"b"}, 8, 48)
+	require.Equal(t, uint64(2), r.verify().Count(Unsampled), "before and after: %s", counts(r.verify()))
+}

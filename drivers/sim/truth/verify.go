@@ -31,7 +31,7 @@ const maxExamples = 20
 
 // Options of [Verify].
 type Options struct {
-	// Recovery is how long after a fault an instrument may still be silent; 0 is [DefaultRecovery].
+	// Recovery is how long after a fault an instrument may still be silent; 0 is what the gateway promises of each fault.
 	Recovery time.Duration
 	// Allowance is how long a busy machine may keep a poll waiting; 0 is [DefaultAllowance].
 	Allowance time.Duration
@@ -49,9 +49,6 @@ const (
 	minMedian   = 5    // readings
 )
 
-// DefaultRecovery is the gateway's longest pause before it asks again (one minute), and the poll.
-const DefaultRecovery = 75 * time.Second
-
 // pollTime is what a poll may take beyond three intervals before an instrument counts as not heard.
 const pollTime = 2 * time.Second
 
@@ -66,6 +63,9 @@ type Report struct {
 	Aggregate uint64            `json:"aggregate"`  // readings computed from several, which cannot be compared
 	Stale     uint64            `json:"stale"`      // readings whose time is not to be trusted, compared by value
 	LargestMS int64             `json:"largest_ms"` // from a reading's time to its value's, of instruments that are asked
+	Missing   uint64            `json:"missing"`    // values that were served while nothing excuses it, and did not arrive
+	WatchedMS int64             `json:"watched_ms"` // of all instruments together
+	ExcusedMS int64             `json:"excused_ms"` // of that, the time for which a fault or a gap excuses silence
 	Findings  []Finding         `json:"findings"`   // one of each of Kinds
 	Recovered []Recovery        `json:"recoveries"` // of each fault and sensor
 }
@@ -178,6 +178,7 @@ type channel struct {
 	unit   string
 	sensor int
 	queue  Queue
+	heard  []mark
 }
 
 // clock is the site's from an instant on.
@@ -199,6 +200,7 @@ type verifier struct {
 	clocks   []clock
 	doubted  []mark            // times at which the clock was not trusted
 	faulty   map[string][]mark // by bus: times at which a fault lay on it
+	shared   map[string]int    // by bus: how many instruments sit on it
 	faults   []lasting
 	lanes    []*lane
 	byKey    map[laneKey]int
@@ -217,9 +219,6 @@ type verifier struct {
 func Verify(truth, arrived io.Reader, o Options) (*Report, error) {
 	if o.Allowance == 0 {
 		o.Allowance = DefaultAllowance
-	}
-	if o.Recovery == 0 {
-		o.Recovery = DefaultRecovery
 	}
 	v := &verifier{Options: o, byName: map[string]int{}, byFull: map[string]int{}, byKey: map[laneKey]int{}, gaps: map[gap]bool{}}
 	v.report.Gaps = map[string]uint64{}
@@ -334,7 +333,10 @@ func (x *instrument) bus() string {
 
 // disturb notes when a fault lay on each bus: in the order of time, without overlaps.
 func (v *verifier) disturb() {
-	v.faulty = map[string][]mark{}
+	v.faulty, v.shared = map[string][]mark{}, map[string]int{}
+	for _, x := range v.sensors {
+		v.shared[x.bus()]++
+	}
 	for _, f := range v.faults {
 		m := mark{f.TimeMS, math.MaxInt64}
 		if f.end > 0 {
@@ -349,16 +351,7 @@ func (v *verifier) disturb() {
 		}
 	}
 	for bus, marks := range v.faulty {
-		slices.SortFunc(marks, func(a, b mark) int { return cmp.Compare(a.from, b.from) })
-		merged := marks[:1]
-		for _, m := range marks[1:] {
-			if last := &merged[len(merged)-1]; m.from <= last.to {
-				last.to = max(last.to, m.to)
-			} else {
-				merged = append(merged, m)
-			}
-		}
-		v.faulty[bus] = merged
+		v.faulty[bus] = merge(marks)
 	}
 }
 
@@ -665,6 +658,7 @@ func (v *verifier) channel(at int, order []int) (left []int) {
 func (v *verifier) hear(c *channel, ms int64) {
 	x := v.sensors[c.sensor]
 	x.heard = append(x.heard, mark{ms, ms})
+	c.heard = append(c.heard, mark{ms, ms})
 }
 
 // window is when the value of a reading may have been served: a gateway takes the time before it asks, and of an instrument that
@@ -735,40 +729,158 @@ func (v *verifier) judge(r *reading) {
 	v.find(Wrong, 1, v.example(*r, "nothing near was served at that time"))
 }
 
-// unsampled looks for times at which an instrument was not heard.
+// unsampled looks for times at which an instrument, or one of its channels alone, was not heard, and for channels of which too much
+// that was served did not arrive.
 func (v *verifier) unsampled() {
 	if v.first == 0 {
 		return // nobody was there to listen
 	}
 	for _, x := range v.sensors {
-		marks := append(slices.Clone(x.heard), mark{v.first, v.first})
-		for _, g := range v.unheard {
-			for _, from := range v.machine(g.from) {
-				marks = append(marks, mark{from, from + g.to - g.from})
+		slices.SortFunc(x.heard, func(a, b mark) int { return cmp.Compare(a.from, b.from) })
+	}
+	for at, x := range v.sensors {
+		excused := v.excuses(x)
+		for _, m := range merge(excused) {
+			v.report.ExcusedMS += max(0, min(m.to, v.last)-max(m.from, v.first))
+		}
+		v.report.WatchedMS += v.last - v.first
+		excused = append(excused, v.holes(x, x.Name, slices.Concat(excused, x.heard))...)
+		for _, c := range v.channels {
+			if c.sensor == at {
+				excused := append(slices.Clone(excused), v.holes(x, c.full, slices.Concat(excused, c.heard))...)
+				v.missing(x, c, merge(excused))
 			}
 		}
-		for _, f := range v.faults {
-			if slices.Contains(f.Sensors, x.Name) {
-				m := mark{f.TimeMS, v.last}
-				if f.end > 0 {
-					m.to = f.end + v.Recovery.Milliseconds()
-				}
-				marks = append(marks, m)
+	}
+}
+
+// excuses are the times at which an instrument need not have been heard.
+func (v *verifier) excuses(x *instrument) []mark {
+	marks := []mark{{v.first, v.first}}
+	for _, g := range v.unheard {
+		for _, from := range v.machine(g.from) {
+			marks = append(marks, mark{from, from + g.to - g.from})
+		}
+	}
+	for _, f := range v.faults {
+		if slices.Contains(f.Sensors, x.Name) {
+			m := mark{f.TimeMS, v.last}
+			if f.end > 0 {
+				m.to = f.end + v.recovery(x, f)
+			}
+			marks = append(marks, m)
+		}
+	}
+	return marks
+}
+
+// What the gateway promises: it looks each half second for a port that is gone and has it back within two seconds; asks an instrument that is
+// not what it should be again after ten; one that did not answer in time after two, or, where others wait for the bus meanwhile, after
+// pauses that double, up to a minute; and all others after two seconds.
+const (
+	pluggedMS = 2000
+	wrongMS   = 10_000
+	backoffMS = 60_000
+)
+
+// recovery is how long after a fault an instrument may still be silent, its next interval not counted.
+func (v *verifier) recovery(x *instrument, f lasting) int64 {
+	if v.Recovery > 0 {
+		return v.Recovery.Milliseconds()
+	}
+	switch f.Fault.Fault {
+	case "unplug", "rename":
+		if f.On == x.Bus && x.Driver == "modbus" || x.Talks { // a port: that it is gone is seen at once
+			return pluggedMS
+		}
+	case "silent", "late", "truncated", "noise", "frozen", "stuck":
+		if x.Talks {
+			return pluggedMS
+		}
+		if v.shared[x.bus()] > 1 { // after pauses of 1, 2 and 4 seconds, perhaps during several faults, the next one is 8
+			since := min(v.first, f.TimeMS)
+			if i, _ := slices.BinarySearchFunc(x.heard, f.end, func(m mark, ms int64) int { return cmp.Compare(m.from, ms) }); i > 0 {
+				since = x.heard[i-1].from
+			}
+			return min(backoffMS, f.end-since+max(pluggedMS, 2*x.EveryMS))
+		}
+		return max(pluggedMS, x.EveryMS)
+	}
+	return wrongMS
+}
+
+// merge puts marks in order, without overlaps.
+func merge(marks []mark) (merged []mark) {
+	slices.SortFunc(marks, func(a, b mark) int { return cmp.Compare(a.from, b.from) })
+	for _, m := range marks {
+		if n := len(merged); n > 0 && m.from <= merged[n-1].to {
+			merged[n-1].to = max(merged[n-1].to, m.to)
+		} else {
+			merged = append(merged, m)
+		}
+	}
+	return merged
+}
+
+// holes finds, and returns, the times for which no mark lets name be silent.
+func (v *verifier) holes(x *instrument, name string, marks []mark) (holes []mark) {
+	slices.SortFunc(marks, func(a, b mark) int { return cmp.Compare(a.from, b.from) })
+	bound := 3*x.EveryMS + pollTime.Milliseconds()
+	end := v.first
+	hole := func(until int64) {
+		if until-end > bound {
+			holes = append(holes, mark{end, until})
+			v.find(Unsampled, 1, Example{Channel: name, TimeMS: end, Why: fmt.Sprintf("no reading for %v, and no fault or gap explains it", time.Duration(until-end)*time.Millisecond)})
+		}
+	}
+	for _, m := range marks {
+		hole(min(m.from, v.last))
+		end = max(end, m.to)
+	}
+	hole(v.last)
+	return holes
+}
+
+// missing counts the values that were served while nothing excuses the channel's silence and that did not arrive. A few may: a
+// poll can fail after its instrument has answered, and some instruments are read once when they are set up.
+func (v *verifier) missing(x *instrument, c *channel, excused []mark) {
+	if x.Talks && len(c.heard) == 0 {
+		return // whether somebody listens, a talker does not know; a hole has been found
+	}
+	served, taken, next := uint64(0), uint64(0), 0
+	first := int64(0) // missing
+	all := c.queue.values
+	for i := 0; i < len(all); {
+		// What is asked again within half an interval is one; and what is said within one, as a position stands in several
+		// sentences of a burst. A burst that is taken a little later makes two in the next.
+		s, n := all[i], uint64(0)
+		until := s.MS + x.EveryMS/2
+		if x.Talks {
+			until = s.MS - s.MS%x.EveryMS + x.EveryMS - 1
+		}
+		for ; i < len(all) && all[i].MS <= until; i++ {
+			if c.queue.isTaken(i) {
+				n++
 			}
 		}
-		slices.SortFunc(marks, func(a, b mark) int { return cmp.Compare(a.from, b.from) })
-		bound := 3*x.EveryMS + pollTime.Milliseconds()
-		end := v.first
-		hole := func(until int64) {
-			if until-end > bound {
-				v.find(Unsampled, 1, Example{Channel: x.Name, TimeMS: end, Why: fmt.Sprintf("no reading for %v, and no fault or gap explains it", time.Duration(until-end)*time.Millisecond)})
-			}
+		for next < len(excused) && excused[next].to+roundMS < s.MS {
+			next++
 		}
-		for _, m := range marks {
-			hole(min(m.from, v.last))
-			end = max(end, m.to)
+		if s.MS < v.first+pollTime.Milliseconds() || s.MS > v.last || next < len(excused) && excused[next].from-roundMS <= s.MS {
+			continue
 		}
-		hole(v.last)
+		served++
+		if n > 0 && !x.Talks {
+			n = 1
+		}
+		if taken += n; n == 0 && first == 0 {
+			first = s.MS
+		}
+	}
+	missing := served - min(served, taken)
+	v.report.Missing += missing
+	if missing > 2+served/10 {
+		v.find(Unsampled, 1, Example{Channel: c.full, TimeMS: first, Why: fmt.Sprintf("%d of %d values that it served did not arrive, and no fault or gap explains it", missing, served)})
 	}
 }
 
