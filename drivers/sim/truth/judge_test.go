@@ -318,3 +318,23 @@ func TestRecovery(t *testing.T) {
 	r.fault("silent", "b", []string{"b"}, 8, 48)
 	require.Equal(t, uint64(2), r.verify().Count(Unsampled), "before and after: %s", counts(r.verify()))
 }
+
+// TestGaps: a gap record explains no more than it says, and not more than there was.
+func TestGaps(t *testing.T) {
+	r := polls(t, 60)
+	r.drop(func(a arrival) bool { return a.ms >= begin+20_000 && a.ms < begin+50_000 })
+	gap := func(n int) arrival {
+		return arrival{gateway: "g", epoch: 1, gap: fmt.Sprintf(`{"from":null,"to":null,"n":%d,"t_from":%d,"t_to":%d,"reason":"unsampled"}`, n, begin+20_000, begin+49_000)}
+	}
+	all := r.arrived
+	r.arrived = append(slices.Clone(all), gap(60))
+	r.well()
+	r.arrived = append(slices.Clone(all), gap(1))
+	require.Equal(t, "a", r.only(Unsampled).Channel, "one reading is not half a minute")
+
+	r = polls(t, 10)
+	r.arrived = append(r.arrived[:10], arrival{gateway: "g", epoch: 1, gap: fmt.Sprintf(`{"from":11,"to":20,"n":10,"t_from":%d,"t_to":%d,"reason":"evicted"}`, begin+5000, begin+9000)})
+	r.well()
+	r.arrived[10].gap = fmt.Sprintf(`{"from":11,"to":500,"n":490,"t_from":%d,"t_to":%d,"reason":"evicted"}`, begin+5000, begin+9000)
+	require.Contains(t, r.only(Wrong).Why, "500 readings arrived or were given up, of 20 values")
+}

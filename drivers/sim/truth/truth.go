@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -183,7 +184,47 @@ func strict(line []byte, v any) error {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("more than one JSON value: want one a line")
 	}
-	return nil
+	return checkKeys(line)
+}
+
+// checkKeys sees that no key stands twice, and that each is spelled as it should be: [json] takes VALUE for value, and the last
+// of two.
+func checkKeys(line []byte) error {
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.UseNumber()
+	type level struct {
+		object, value bool // a value comes next
+		keys          []string
+	}
+	var levels []level
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return nil // the end, which has been looked at
+		}
+		top := len(levels) - 1
+		if key, ok := token.(string); ok && top >= 0 && levels[top].object && !levels[top].value {
+			l := &levels[top]
+			if strings.ContainsFunc(key, func(c rune) bool { return c != '_' && (c < 'a' || c > 'z') }) {
+				return fmt.Errorf("key %q: want small letters", shorten(key))
+			}
+			if slices.Contains(l.keys, key) {
+				return fmt.Errorf("key %q: want it once", shorten(key))
+			}
+			l.keys, l.value = append(l.keys, key), true
+			continue
+		}
+		if token == json.Delim('}') || token == json.Delim(']') {
+			levels = levels[:top]
+			continue
+		}
+		if top >= 0 {
+			levels[top].value = false
+		}
+		if token == json.Delim('{') || token == json.Delim('[') {
+			levels = append(levels, level{object: token == json.Delim('{')})
+		}
+	}
 }
 
 // state is where in a file we are.

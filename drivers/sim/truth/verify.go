@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -173,6 +174,12 @@ type instrument struct {
 // mark is a time at which an instrument was heard, or need not have been.
 type mark struct{ from, to int64 }
 
+// given is the time of a gap record, and how many readings it says were given up or not taken.
+type given struct {
+	mark
+	n uint64
+}
+
 type channel struct {
 	full   string
 	unit   string
@@ -206,12 +213,13 @@ type verifier struct {
 	byKey    map[laneKey]int
 	readings []reading
 	gaps     map[gap]bool
-	unheard  []mark // of gap records
-	first    int64  // a gateway was there: between these
+	unheard  []given // of gap records
+	first    int64   // a gateway was there: between these
 	last     int64
-	end      int64 // of what the truth tells
-	looked   int   // readings for which other channels were asked
-	searched int   // readings without a time that were not found
+	end      int64   // of what the truth tells
+	numbers  float64 // sequence numbers that arrived or that a gap covers
+	looked   int     // readings for which other channels were asked
+	searched int     // readings without a time that were not found
 }
 
 // Verify compares the truth of a site with what arrived: readings as JSON lines, as homeward decode prints them, in any
@@ -233,6 +241,7 @@ func Verify(truth, arrived io.Reader, o Options) (*Report, error) {
 		return nil, err
 	}
 	v.lost()
+	v.tooMany()
 	v.compare()
 	v.unsampled()
 	v.recoveries()
@@ -384,6 +393,9 @@ type line struct {
 	} `json:"gap"`
 }
 
+// reasons are those that a gateway gives for a gap.
+var reasons = []string{"evicted", "purged", "damaged", "undeliverable", "thinned", "refused", "unsampled"}
+
 func (v *verifier) arrived(in io.Reader) error {
 	lines := bufio.NewReaderSize(in, 64<<10)
 	for n := 1; ; n++ {
@@ -424,6 +436,9 @@ func (v *verifier) line(l *line) error {
 		if l.Seq != nil || (g.From == nil) != (g.To == nil) || g.From != nil && (*g.From < 1 || *g.From > *g.To) || !isName(g.Reason) {
 			return errors.New("a gap that makes no sense")
 		}
+		if !slices.Contains(reasons, g.Reason) {
+			return fmt.Errorf("a gap's reason %q: want one of %s", shorten(g.Reason), strings.Join(reasons, ", "))
+		}
 		x := gap{lane: at, n: g.N, msFrom: g.TFrom, msTo: g.TTo, reason: g.Reason, maybeDelivered: g.MaybeDelivered}
 		if g.From != nil {
 			x.from, x.to = *g.From, *g.To
@@ -438,7 +453,7 @@ func (v *verifier) line(l *line) error {
 		v.report.Gaps[x.reason] += x.n
 		timed := x.msFrom > 0 && x.msTo >= x.msFrom && x.msTo <= maxTimeMS
 		if timed {
-			v.unheard = append(v.unheard, mark{x.msFrom, x.msTo})
+			v.unheard = append(v.unheard, given{mark{x.msFrom, x.msTo}, x.n})
 		}
 		if x.from > 0 {
 			v.lanes[at].gaps = append(v.lanes[at].gaps, span{from: x.from, to: x.to, timeless: !timed})
@@ -517,20 +532,34 @@ func (v *verifier) lost() {
 		}
 		slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
 		end := uint64(0) // all up to here is there
-		before, timeless := int64(0), false
+		before, last, timeless := int64(0), uint64(0), false
 		for _, s := range spans {
 			if s.from-1 > end {
 				v.find(Lost, s.from-1-end, Example{Gateway: l.gateway, Epoch: l.epoch, Seq: end + 1, To: s.from - 1, Why: "no reading, and no gap covers it"})
 			}
+			v.numbers += float64(s.to - min(s.to, max(end, s.from-1)))
 			end = max(end, s.to)
 			if s.ms != 0 {
 				if timeless && before != 0 && before < s.ms {
-					v.unheard = append(v.unheard, mark{before, s.ms})
+					v.unheard = append(v.unheard, given{mark{before, s.ms}, s.from - last})
 				}
-				before, timeless = s.ms, false
+				before, last, timeless = s.ms, s.from, false
 			}
 			timeless = timeless || s.timeless
 		}
+	}
+}
+
+// tooMany looks whether more was given up than there can have been.
+func (v *verifier) tooMany() {
+	numbers := v.numbers
+	for _, r := range v.readings {
+		if r.quality == aggregate { // it has a number of its own
+			numbers--
+		}
+	}
+	if numbers > float64(v.report.Served) {
+		v.find(Wrong, 1, Example{Why: fmt.Sprintf("%.0f readings arrived or were given up, of %d values that were served", numbers, v.report.Served)})
 	}
 }
 
@@ -758,6 +787,9 @@ func (v *verifier) unsampled() {
 func (v *verifier) excuses(x *instrument) []mark {
 	marks := []mark{{v.first, v.first}}
 	for _, g := range v.unheard {
+		if float64(g.to-g.from) > (float64(g.n)+1)*float64(3*x.EveryMS+pollTime.Milliseconds()) {
+			continue // so few readings are none of so long a time
+		}
 		for _, from := range v.machine(g.from) {
 			marks = append(marks, mark{from, from + g.to - g.from})
 		}

@@ -448,6 +448,8 @@ func TestRefused(t *testing.T) {
 		{site + `{"kind":"end","t_ms":1}` + "\n" + sensor, "line 3: something after the end"},
 		{site + `{"kind":"other"}` + "\n", `kind "other"`},
 		{site + `{} {}` + "\n", "line 2"},
+		{site + sensor + `{"kind":"served","t_ms":1,"channel":"a/v","value":1,"value":2}` + "\n", `line 3: key "value": want it once`},
+		{site + sensor + `{"kind":"served","t_ms":1,"channel":"a/v","Value":2}` + "\n", `line 3: key "Value": want small letters`},
 		{site + strings.Repeat("x", maxLine+1) + "\n", "line 2: longer than"},
 	} {
 		_, err := Verify(strings.NewReader(c.truth), strings.NewReader(""), Options{})
@@ -464,6 +466,11 @@ func TestRefused(t *testing.T) {
 		{`{"gateway":"g","epoch":1,"gap":{"from":5,"to":4,"n":1,"t_from":0,"t_to":0,"reason":"x"}}`, "makes no sense"},
 		{`{"gateway":"g","epoch":1,"gap":{"from":5,"to":null,"n":1,"t_from":0,"t_to":0,"reason":"x"}}`, "makes no sense"},
 		{`{"gateway":"g","epoch":1,"seq":1,"gap":{"from":1,"to":1,"n":1,"t_from":0,"t_to":0,"reason":"x"}}`, "makes no sense"},
+		{`{"gateway":"g","epoch":1,"gap":{"from":1,"to":1,"n":1,"t_from":0,"t_to":0,"reason":"x"}}`, `reason "x": want one of evicted`},
+		{`{"gateway":"g","epoch":1,"seq":1,"value":1,"value":2,"quality":"good"}`, `key "value": want it once`},
+		{`{"gateway":"g","epoch":1,"seq":1,"VALUE":1,"quality":"good"}`, `key "VALUE": want small letters`},
+		{`{"gateway":"g","epoch":1,"\u017feq":1,"value":1,"quality":"good"}`, `want small letters`},
+		{`{"gateway":"g","epoch":1,"gap":{"from":1,"to":1,"n":1,"n":1,"t_from":0,"t_to":0,"reason":"evicted"}}`, `key "n": want it once`},
 		{`{"gateway":"g","epoch":1,"more":1}`, "unknown field"},
 	} {
 		_, err := Verify(strings.NewReader(site+sensor), strings.NewReader(c.line), Options{})
@@ -487,7 +494,7 @@ func FuzzVerify(f *testing.F) {
 {"kind":"fault","t_ms":1,"on":"x","sensors":["a"],"fault":"y","state":"begin"}
 {"kind":"served","t_ms":1,"channel":"a/v","value":1}
 `, `{"gateway":"g","epoch":1,"seq":1,"time":"","t_ms":1,"channel":"a/v","value":1,"unit":"","quality":"good"}
-{"gateway":"g","epoch":1,"gap":{"from":5,"to":7,"n":1,"t_from":0,"t_to":0,"reason":"x"}}
+{"gateway":"g","epoch":1,"gap":{"from":5,"to":7,"n":1,"t_from":0,"t_to":0,"reason":"evicted"}}
 `)
 	f.Fuzz(func(t *testing.T, truth, arrived string) {
 		r, err := Verify(strings.NewReader(truth), strings.NewReader(arrived), Options{})
