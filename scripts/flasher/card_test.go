@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-const cardBytes = 160 * mib
+const cardBytes = 80 * mib
 
 // card is a laptop with dev in its reader.
 func card(t *testing.T, dev *memDevice) (func(*world), *laptop) {
@@ -43,9 +43,9 @@ func TestCard(t *testing.T) {
 		t.Fatalf("code %d\n%s%s", code, out, errs)
 	}
 	for _, line := range []string{
-		"to        /dev/sdb       167.8 MB  Generic SD/MMC, serial 000000000820 (usb, removable)\n",
+		"to        /dev/sdb        83.9 MB  Generic SD/MMC, serial 000000000820 (usb, removable)\n",
 		"          now holds sdb1  1.0 MB  vfat bootfs\n",
-		fmt.Sprintf("verified  113.2 MB read back, SHA-256 %x\n", sha256.Sum256(want)),
+		fmt.Sprintf("verified  60.8 MB read back, SHA-256 %x\n", sha256.Sum256(want)),
 		"done      /dev/sdb is ready: take it out\n",
 	} {
 		if !strings.Contains(out, line) {
@@ -268,7 +268,7 @@ func TestLoop(t *testing.T) {
 	})
 	t.Run("fails in the middle", func(t *testing.T) {
 		dir := t.TempDir()
-		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", dir).CombinedOutput(); err != nil {
+		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", dir).CombinedOutput(); err != nil {
 			t.Skipf("no tmpfs here: %s", out)
 		}
 		t.Cleanup(func() { exec.Command("umount", "-l", dir).Run() })
