@@ -125,7 +125,8 @@ func (m *master) silence(ctx context.Context, t timing) error {
 		case err != nil:
 			return err
 		}
-		m.last = m.now()
+		m.last, m.dirty = m.now(), true
+		need = max(need, m.gap+stall)
 		m.debug("stray bytes before a request", m.rx[:n])
 		if m.last.After(limit) {
 			return &unansweredError{t.timeout, "a line that is never silent: another master, or noise"}
