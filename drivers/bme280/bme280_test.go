@@ -308,3 +308,44 @@ func TestCheckNamesMistakes(t *testing.T) {
 		&Options{BusName: "/dev/i2c-1", bmp: true, Chans: []drivers.Channel{{Name: "humidity"}}})
 	drivertest.Mistakes(t, "channels[0].unit", &Options{BusName: "/dev/i2c-1", Chans: []drivers.Channel{{Name: "pressure", Unit: new(drivers.Unit("F"))}}})
 }
+
+// changed is a chip of which one bit of one register reads otherwise than it was written.
+type changed struct {
+	registers
+	at, bit byte
+}
+
+func (c changed) read(at byte, p []byte) error {
+	err := c.registers.read(at, p)
+	if i := int(c.at) - int(at); i >= 0 && i < len(p) {
+		p[i] ^= c.bit
+	}
+	return err
+}
+
+// TestEverySettingCounts: a chip that holds another oversampling, standby or filter than was written is not believed.
+func TestEverySettingCounts(t *testing.T) {
+	o := options("bme280", "i2c")()
+	require.Empty(t, o.Check())
+	sensor, err := o.Open(t.Context(), bench("bme280", "i2c")(t).Env)
+	require.NoError(t, err)
+	d := sensor.(*Dev)
+	chip := d.reg
+	// The registers of BST-BME280-DS002 §5.4.3, §5.4.5 and §5.4.6, and the bits of each that are settings.
+	for at, bits := range map[byte]byte{0xF2: 0b111, 0xF4: 0b11111100, 0xF5: 0b11111100} {
+		for bit := byte(1); bit != 0; bit <<= 1 {
+			if bits&bit == 0 {
+				continue
+			}
+			d.reg = changed{chip, at, bit}
+			got, err := d.Read(t.Context())
+			require.ErrorIs(t, err, drivers.ErrCheck, "%#02x: %08b", at, bit)
+			require.ErrorContains(t, err, "lost its settings")
+			require.Empty(t, got)
+		}
+	}
+	d.reg = chip
+	got, err := d.Read(t.Context())
+	require.NoError(t, err)
+	require.Len(t, got, 3)
+}

@@ -149,3 +149,24 @@ func FuzzDecode(f *testing.F) {
 		require.True(t, v["co2"] > 0 && v["co2"] <= 40000 && v["temperature"] >= -45 && v["temperature"] <= 130 && v["humidity"] >= 0 && v["humidity"] <= 100)
 	})
 }
+
+// TestNoSerialNumber: 0 and all ones are what a broken chip gives, with a right check.
+func TestNoSerialNumber(t *testing.T) {
+	for serial, want := range map[uint64]bool{0: false, 0xFFFFFFFFFFFF: false, 1: true, 0xFFFFFFFFFFFE: true} {
+		got, err := chiptest.Read(t, options(), 1, func(t *testing.T) drivers.Env {
+			b := chiptest.Bench(t, 0x62, func(w *sim.World) (one, other sim.I2CChip) {
+				return sim.NewSCD4x(w, "chip", serial, nil), sim.NewSHT4x(w, "other", 1, sim.Environment{})
+			})
+			time.Sleep(time.Second)
+			return b.Env
+		})
+		if want {
+			require.NoError(t, err)
+			require.Len(t, got, 3)
+			continue
+		}
+		require.ErrorIs(t, err, drivers.ErrCheck, "%012x", serial)
+		require.ErrorContains(t, err, "a broken chip")
+		require.Empty(t, got)
+	}
+}
