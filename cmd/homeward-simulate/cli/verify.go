@@ -122,7 +122,7 @@ func printReport(w io.Writer, r *truth.Report) error {
 		p("a value was served at most %d ms after its reading's time", r.LargestMS)
 	}
 	if !r.Complete {
-		p("the truth file has no end: the simulator was killed, and what it served last may be missing")
+		p("the truth file has no end: the simulator was killed, and what it served last is missing; %d readings of that time are not judged", r.Beyond)
 	}
 	p("")
 	for _, f := range r.Findings {

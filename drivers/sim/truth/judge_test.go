@@ -338,3 +338,19 @@ func TestGaps(t *testing.T) {
 	r.arrived[10].gap = fmt.Sprintf(`{"from":11,"to":500,"n":490,"t_from":%d,"t_to":%d,"reason":"evicted"}`, begin+5000, begin+9000)
 	require.Contains(t, r.only(Wrong).Why, "500 readings arrived or were given up, of 20 values")
 }
+
+// TestKilled: what the simulator served last, and has not written, is no wrong reading; what is later is.
+func TestKilled(t *testing.T) {
+	r := polls(t, 20)
+	r.records = r.records[:len(r.records)-4] // of the last two polls
+	require.Equal(t, uint64(5), r.verify().Count(Wrong), "with an end; and more arrived than was served")
+	r.open = true
+	require.Equal(t, uint64(4), r.well().Beyond)
+	last := r.arrived[len(r.arrived)-1]
+	last.seq, last.ms = last.seq+1, last.ms+1000
+	r.arrived = append(r.arrived, last)
+	require.Equal(t, last.seq, r.only(Wrong).Seq)
+	r.arrived = r.arrived[:len(r.arrived)-1]
+	r.at("a/x", 10).value = -1
+	require.Equal(t, r.at("a/x", 10).seq, r.only(Wrong).Seq)
+}

@@ -412,6 +412,7 @@ func TestClock(t *testing.T) {
 		truth += fmt.Sprintf(`{"kind":"served","t_ms":%d,"channel":"a/v","value":%d}`+"\n", ms, n)
 		all = append(all, arrival{gateway: "g", epoch: 1, seq: uint64(n) + 1, ms: ms + offset, channel: "a/v", value: float64(n)})
 	}
+	truth += fmt.Sprintf(`{"kind":"end","t_ms":%d}`+"\n", begin+30_000)
 	r := verify(t, truth, text(all))
 	require.True(t, r.OK(), "%s", counts(r))
 	all[20].ms += 10000
