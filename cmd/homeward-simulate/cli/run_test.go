@@ -59,6 +59,9 @@ func TestSite(t *testing.T) {
 	go func() { done <- root.ExecuteContext(ctx) }()
 	require.Eventually(t, func() bool { return strings.Contains(out.String(), "nack on cellar ends") }, 20*time.Second, 10*time.Millisecond)
 
+	written, err := os.ReadFile(config)
+	require.NoError(t, err)
+	require.Contains(t, string(written), "max_age: 2s", "nothing waits for minutes until somebody compares")
 	socket := filepath.Join(dir, "site", "sim.sock")
 	check := exec.Command(program, "check", "--config", config)
 	check.Env = append(childEnv(os.Environ()), sim.Env+"="+socket)
