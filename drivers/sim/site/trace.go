@@ -48,7 +48,7 @@ func readTrace(r io.Reader) (map[string]*trace, error) {
 	lines := bufio.NewScanner(limited)
 	lines.Buffer(make([]byte, 4096), 4096)
 	all := map[string]*trace{}
-	first, last, n := 0.0, math.Inf(-1), 0
+	first, last, n, headed := 0.0, math.Inf(-1), 0, false
 	for lines.Scan() {
 		n++
 		text := strings.TrimSuffix(lines.Text(), "\r")
@@ -56,12 +56,16 @@ func readTrace(r io.Reader) (map[string]*trace, error) {
 			return fmt.Errorf("line %d: %s", n, fmt.Sprintf(format, args...))
 		}
 		if n == 1 {
-			if strings.TrimPrefix(text, "\ufeff") != traceHeader {
-				return nil, bad("%s: want the header %s", plainyaml.Quote(text), traceHeader)
-			}
-			continue
+			text = strings.TrimPrefix(text, "\ufeff")
 		}
 		if text == "" || strings.HasPrefix(text, "#") {
+			continue
+		}
+		if !headed {
+			if text != traceHeader {
+				return nil, bad("%s: want the header %s", plainyaml.Quote(text), traceHeader)
+			}
+			headed = true
 			continue
 		}
 		if n > maxTraceRows {

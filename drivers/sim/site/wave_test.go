@@ -9,7 +9,7 @@ import (
 )
 
 func TestReadTrace(t *testing.T) {
-	got, err := readTrace(strings.NewReader("t_ms,channel,value\r\n# a remark\r\n1000,a,1\r\n1000,b,5\r\n2000,a,2e1\r\n4000,b,-6\r\n"))
+	got, err := readTrace(strings.NewReader("\ufeff# made by hand\r\n\r\n# t_ms,channel,value\r\nt_ms,channel,value\r\n# a remark\r\n1000,a,1\r\n1000,b,5\r\n2000,a,2e1\r\n4000,b,-6\r\n"))
 	require.NoError(t, err)
 	require.Equal(t, []float64{0, 1000}, got["a"].ms)
 	require.Equal(t, []float64{1, 20}, got["a"].value)
@@ -18,6 +18,8 @@ func TestReadTrace(t *testing.T) {
 		"":                                             "no rows",
 		"t_ms,channel,value\n":                         "no rows",
 		"time,channel,value\n":                         "want the header t_ms,channel,value",
+		"# a remark\n1,a,2\n":                          "line 2: \"1,a,2\": want the header",
+		"# nothing else\n":                             "no rows",
 		"t_ms,channel,value\n1,a":                      "line 2",
 		"t_ms,channel,value\n1,,2":                     "line 2",
 		"t_ms,channel,value\n1.5,a,2":                  "Unix time in ms",
