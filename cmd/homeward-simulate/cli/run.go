@@ -80,6 +80,9 @@ func (f *runFlags) run(ctx context.Context, path string) (err error) {
 		Broker: func(l net.Listener) (io.Closer, error) { return serveBroker(l, nil) },
 	}
 	if f.truth != "" {
+		if info, err := os.Stat(f.truth); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
+			return cmdline.Usage(fmt.Errorf("--truth %s: it is there already: want a new file, as it may be what another run is compared with", f.truth))
+		}
 		truth, err := os.Create(f.truth)
 		if err != nil {
 			return err

@@ -109,6 +109,25 @@ func TestSiteEnds(t *testing.T) {
 	}
 }
 
+// TestTruthFile: one that is there is not overwritten, and one that cannot be written ends the run, with one message.
+func TestTruthFile(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	told := filepath.Join(t.TempDir(), "truth.jsonl")
+	var out, errs bytes.Buffer
+	require.Equal(t, cmdline.ExitDone, Main([]string{siteFile(t, small), "--for", "10ms", "--truth", told}, &out, &errs), "%s", &errs)
+	before, err := os.ReadFile(told)
+	require.NoError(t, err)
+	require.Equal(t, cmdline.ExitUsage, Main([]string{siteFile(t, small), "--for", "10ms", "--truth", told}, &out, &errs))
+	require.Contains(t, errs.String(), "want a new file")
+	after, err := os.ReadFile(told)
+	require.NoError(t, err)
+	require.Equal(t, string(before), string(after))
+
+	errs.Reset()
+	require.Equal(t, cmdline.ExitFailed, Main([]string{siteFile(t, small), "--for", "30s", "--truth", "/dev/full"}, &out, &errs))
+	require.Equal(t, 1, strings.Count(errs.String(), "no space left on device"), "%s", &errs)
+}
+
 func TestSiteUsage(t *testing.T) {
 	bad := siteFile(t, strings.NewReplacer("unit_id: 1", "unit_id: 0", "vref: 3.3", "vref: 0").Replace(small))
 	var out bytes.Buffer

@@ -51,11 +51,12 @@ type Running struct {
 	server io.Closer // the broker
 	start  time.Time
 
-	spoiled map[*slave]*atomic.Int64 // since when its replies hand out nothing that is right; Unix ns, 0: they do
-	cancel  context.CancelFunc
-	done    sync.WaitGroup
-	once    sync.Once
-	err     error // of Close
+	truthFailed atomic.Bool              // the truth file could not be written, and Run returns why
+	spoiled     map[*slave]*atomic.Int64 // since when its replies hand out nothing that is right; Unix ns, 0: they do
+	cancel      context.CancelFunc
+	done        sync.WaitGroup
+	once        sync.Once
+	err         error // of Close
 }
 
 // maxSocketPath is what a unix socket's address holds (unix(7): 108 bytes with the final zero).
@@ -363,6 +364,7 @@ func (r *Running) Run(ctx context.Context) error {
 				return
 			case <-tick.C:
 				if err := r.truth.flush(); err != nil {
+					r.truthFailed.Store(true)
 					cancel(err)
 					return
 				}
@@ -397,7 +399,9 @@ func (r *Running) Close() error {
 		}
 		r.done.Wait()
 		r.truth.end(time.Now())
-		errs = append(errs, r.truth.flush())
+		if err := r.truth.flush(); !r.truthFailed.Load() { // Run has said it
+			errs = append(errs, err)
+		}
 		r.err = errors.Join(errs...)
 	})
 	return r.err

@@ -354,3 +354,11 @@ func TestKilled(t *testing.T) {
 	r.at("a/x", 10).value = -1
 	require.Equal(t, r.at("a/x", 10).seq, r.only(Wrong).Seq)
 }
+
+// TestUnit: a reading with another unit is misnamed, and no aggregate.
+func TestUnit(t *testing.T) {
+	r := polls(t, 10)
+	r.at("a/x", 5).unit = "K"
+	require.Equal(t, r.at("a/x", 5).seq, r.only(Misnamed).Seq)
+	require.Zero(t, r.verify().Aggregate)
+}
