@@ -68,6 +68,11 @@ func insert(t *testing.T, pullAt, readAt int64) *socket {
 		io.Copy(io.Discard, s.out)
 		if err := c.Wait(); err != nil {
 			t.Errorf("the socket: %v\n%s", err, errs.String())
+			if s.dev != "" { // killed: nobody else takes it down
+				exec.Command("losetup", "-d", s.dev).Run()
+				exec.Command("umount", "-l", filepath.Join(filepath.Dir(s.medium), "mount")).Run()
+				os.RemoveAll(filepath.Dir(s.medium))
+			}
 		}
 	})
 	hello, _ := s.out.ReadString('\n')
