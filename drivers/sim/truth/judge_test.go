@@ -214,8 +214,12 @@ func TestTimes(t *testing.T) {
 	shift(r.at("a/x", 10), -600)
 	require.Equal(t, uint64(1), r.verify().Count(Wrong))
 	require.True(t, verifyWith(t, r.told(), text(r.arrived), Options{Allowance: 700_000_000}).OK(), "a busier machine")
-	r.fault("stuck", "wire", []string{"a"}, 9, 11)
+	r.fault("nack", "wire", []string{"a"}, 9, 11)
 	r.well() // it may have waited
+	shift(r.at("a/x", 9), -1000)
+	require.Equal(t, uint64(1), r.verify().Count(Wrong), "but not so long")
+	r.fault("stuck", "wire", []string{"a"}, 8, 12)
+	r.well()
 }
 
 // TestStale: only a clock that was not trusted makes readings whose time does not count.
@@ -237,8 +241,15 @@ func TestChannel(t *testing.T) {
 	r := polls(t, 30)
 	r.drop(func(a arrival) bool { return a.channel == "a/y" })
 	e := r.verify().Findings[slices.Index(Kinds, Unsampled)].Examples[0]
-	require.Equal(t, []any{"a/y", begin + 20}, []any{e.Channel, e.TimeMS})
-	require.Contains(t, e.Why, "no reading for 29")
+	require.Equal(t, "a/y", e.Channel)
+	require.Contains(t, e.Why, "no reading at all, and its instrument was heard 30 times")
+	r.fault("silent", "a", []string{"a"}, 0, 30)
+	require.Equal(t, "a/y", r.only(Unsampled).Channel, "though faults lay on it all the time")
+
+	r = polls(t, 30) // for half of the time
+	r.drop(func(a arrival) bool { return a.channel == "a/y" && a.ms >= begin+15_000 })
+	e = r.verify().Findings[slices.Index(Kinds, Unsampled)].Examples[0]
+	require.Equal(t, []any{"a/y", begin + 14_000}, []any{e.Channel, e.TimeMS})
 
 	r = polls(t, 30)
 	r.drop(func(a arrival) bool { return a.channel == "a/y" && a.ms/1000%2 == 1 })

@@ -44,10 +44,12 @@ const DefaultAllowance = 400 * time.Millisecond
 // The bounds of a reading's time, in ms.
 const (
 	roundMS     = 100  // a clock that is being corrected, and two roundings
-	disturbedMS = 5000 // while a fault lies on the bus, a poll may have waited for it
+	disturbedMS = 1000 // while a fault lies on the bus, a poll may have waited for it so much longer
+	heldMS      = 5000 // while one lies on it that holds the line, or the answer
 	settleMS    = 2000 // so long after a fault a bus counts as disturbed
 	followMS    = 3000 // so long the gateway may hold an earlier word on the clock for true
 	unwrittenMS = 2000 // what a simulator that was killed may have served since it wrote last
+	minNever    = 3    // times that an instrument is heard and a channel of it is not
 	minMedian   = 5    // readings
 )
 
@@ -209,6 +211,7 @@ type verifier struct {
 	clocks   []clock
 	doubted  []mark            // times at which the clock was not trusted
 	faulty   map[string][]mark // by bus: times at which a fault lay on it
+	held     map[string][]mark // by bus: those at which a poll may have waited for long
 	shared   map[string]int    // by bus: how many instruments sit on it
 	faults   []lasting
 	lanes    []*lane
@@ -344,7 +347,7 @@ func (x *instrument) bus() string {
 
 // disturb notes when a fault lay on each bus: in the order of time, without overlaps.
 func (v *verifier) disturb() {
-	v.faulty, v.shared = map[string][]mark{}, map[string]int{}
+	v.faulty, v.held, v.shared = map[string][]mark{}, map[string][]mark{}, map[string]int{}
 	for _, x := range v.sensors {
 		v.shared[x.bus()]++
 	}
@@ -358,6 +361,9 @@ func (v *verifier) disturb() {
 			if bus := v.sensors[v.byName[name]].bus(); !said[bus] {
 				said[bus] = true
 				v.faulty[bus] = append(v.faulty[bus], m)
+				if f.Fault.Fault == "stuck" || f.Fault.Fault == "late" && v.sensors[v.byName[name]].Talks {
+					v.held[bus] = append(v.held[bus], mark{m.from - heldMS, m.to})
+				}
 			}
 		}
 	}
@@ -697,7 +703,10 @@ func (v *verifier) hear(c *channel, ms int64) {
 func (v *verifier) window(x *instrument, ms int64) Window {
 	far := x.AnswerMS + v.Allowance.Milliseconds()
 	if v.disturbed(x, ms-far, ms+far) {
-		far = max(far, disturbedMS)
+		far += disturbedMS
+	}
+	if held := v.held[x.bus()]; len(held) > 0 && inside(held, ms) {
+		far = max(far, heldMS)
 	}
 	if x.Talks {
 		return Window{-far, roundMS}
@@ -750,7 +759,7 @@ func (v *verifier) judge(r *reading) {
 		return
 	}
 	for _, ms := range times {
-		if at, ok := own.queue.nearest(r.value, ms, Window{-disturbedMS, disturbedMS}); ok {
+		if at, ok := own.queue.nearest(r.value, ms, Window{-heldMS, heldMS}); ok {
 			w := v.window(x, ms)
 			v.find(Wrong, 1, v.example(*r, fmt.Sprintf("its value was served %+d ms from its time: want %+d to %+d", at-ms, w.From, w.To)))
 			return
@@ -787,11 +796,25 @@ func (v *verifier) unsampled() {
 		excused = append(excused, v.holes(x, x.Name, slices.Concat(excused, x.heard))...)
 		for _, c := range v.channels {
 			if c.sensor == at {
+				if len(c.heard) == 0 && x.polls() >= minNever { // no fault takes one channel of an instrument that is heard
+					v.find(Unsampled, 1, Example{Channel: c.full, Why: fmt.Sprintf("no reading at all, and its instrument was heard %d times", x.polls())})
+					continue
+				}
 				excused := append(slices.Clone(excused), v.holes(x, c.full, slices.Concat(excused, c.heard))...)
 				v.missing(x, c, merge(excused))
 			}
 		}
 	}
+}
+
+// polls is how often the instrument was heard; what it said is in order.
+func (x *instrument) polls() (n int) {
+	for i, m := range x.heard {
+		if i == 0 || m.from != x.heard[i-1].from {
+			n++
+		}
+	}
+	return n
 }
 
 // excuses are the times at which an instrument need not have been heard.
