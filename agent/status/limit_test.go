@@ -90,14 +90,14 @@ func TestConnectionLimit(t *testing.T) {
 					return
 				}
 				_, _ = io.WriteString(w, "here")
-			}), nil, limits{connections: most, header: 200 * time.Millisecond, write: 200 * time.Millisecond})
+			}), nil, limits{connections: most, header: 2 * time.Second, write: 2 * time.Second})
 			defer s.Close()
 			var all []net.Conn
 			for range 3 * most {
 				all = append(all, dialed(t, l, ask+"\r\n"))
 			}
 			require.Eventually(t, func() bool { return now.Load() == most }, patience, time.Millisecond)
-			time.Sleep(500 * time.Millisecond) // beyond both bounds, and time for more to come in
+			time.Sleep(3 * time.Second) // beyond both bounds, and time for more to come in
 			require.EqualValues(t, most, peak.Load())
 			close(release)
 			for _, c := range all {
