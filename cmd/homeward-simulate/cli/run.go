@@ -94,7 +94,12 @@ func (f *runFlags) run(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
+	defer func() {
+		// That the truth file cannot be written both say.
+		if closed := r.Close(); closed != nil && (err == nil || err.Error() != closed.Error()) {
+			err = errors.Join(err, closed)
+		}
+	}()
 	if f.gateway != "" {
 		if err := os.WriteFile(f.gateway, []byte(r.Config(filepath.Join(dir, "state"), false)+hurry), 0o644); err != nil {
 			return err

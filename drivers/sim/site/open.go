@@ -51,12 +51,11 @@ type Running struct {
 	server io.Closer // the broker
 	start  time.Time
 
-	truthFailed atomic.Bool              // the truth file could not be written, and Run returns why
-	spoiled     map[*slave]*atomic.Int64 // since when its replies hand out nothing that is right; Unix ns, 0: they do
-	cancel      context.CancelFunc
-	done        sync.WaitGroup
-	once        sync.Once
-	err         error // of Close
+	spoiled map[*slave]*atomic.Int64 // since when its replies hand out nothing that is right; Unix ns, 0: they do
+	cancel  context.CancelFunc
+	done    sync.WaitGroup
+	once    sync.Once
+	err     error // of Close
 }
 
 // maxSocketPath is what a unix socket's address holds (unix(7): 108 bytes with the final zero).
@@ -364,7 +363,6 @@ func (r *Running) Run(ctx context.Context) error {
 				return
 			case <-tick.C:
 				if err := r.truth.flush(); err != nil {
-					r.truthFailed.Store(true)
 					cancel(err)
 					return
 				}
@@ -399,9 +397,7 @@ func (r *Running) Close() error {
 		}
 		r.done.Wait()
 		r.truth.end(time.Now())
-		if err := r.truth.flush(); !r.truthFailed.Load() { // Run has said it
-			errs = append(errs, err)
-		}
+		errs = append(errs, r.truth.flush())
 		r.err = errors.Join(errs...)
 	})
 	return r.err
