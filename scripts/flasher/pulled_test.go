@@ -2,10 +2,13 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestPulledForReal takes the medium of a real block device away: from some write on, all that
@@ -83,4 +86,77 @@ func TestPulledForReal(t *testing.T) {
 			checkClean(t, s.medium)
 		})
 	}
+}
+
+// TestKilledWhileWriting kills TestPulledForReal in the middle of a write: it is gone, and so are its socket, mount and loop device.
+func TestKilledWhileWriting(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root for a loop device")
+	}
+	makeImage(t) // skips where its tools are missing
+	insert(t, 0, 0)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp := t.TempDir()
+	c := exec.Command(self, "-test.run", "^TestPulledForReal$")
+	c.Env = append(os.Environ(), "TMPDIR="+tmp)
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	c.Stdout, c.Stderr = out, out
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	wait := func(what string, done func() bool) {
+		t.Helper()
+		for end := time.Now().Add(2 * time.Minute); !done(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				text, _ := os.ReadFile(out.Name())
+				c.Process.Kill()
+				t.Fatalf("%s: not within two minutes\n%s", what, text)
+			}
+		}
+	}
+	sockets := func() []string { s, _ := filepath.Glob(filepath.Join(tmp, "flasher-socket*")); return s }
+	wait("a card being written", func() bool {
+		for _, s := range sockets() {
+			var st syscall.Stat_t
+			if syscall.Stat(filepath.Join(s, "medium"), &st) == nil && st.Blocks*512 > 8*mib {
+				return true
+			}
+		}
+		return false
+	})
+	var devices []string
+	all, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, name := range all {
+		if b, _ := os.ReadFile(name); strings.Contains(string(b), tmp) {
+			devices = append(devices, name)
+		}
+	}
+	if len(devices) == 0 {
+		t.Error("no loop device is seen")
+	}
+	c.Process.Kill()
+	gone := make(chan error, 1)
+	go func() { gone <- c.Wait() }()
+	wait("its end", func() bool { return len(gone) > 0 })
+	if err := <-gone; err == nil || err.Error() != "signal: killed" {
+		t.Errorf("%v, want that it was killed in the middle", err)
+	}
+	wait("its socket's end", func() bool { return len(sockets()) == 0 })
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), tmp) {
+		t.Errorf("left mounted: %v\n%s", err, mounts)
+	}
+	// losetup would wait for a device that is stuck; the kernel's list does not. udev may look at the device a moment longer.
+	wait("its loop device's end", func() bool {
+		return !slices.ContainsFunc(devices, func(name string) bool {
+			b, _ := os.ReadFile(name)
+			return strings.Contains(string(b), tmp) || string(b) == "/card\n" // its path, once its file system is unmounted
+		})
+	})
 }
