@@ -29,6 +29,7 @@ import (
 	"homeward/agent/home"
 	"homeward/agent/ledger"
 	"homeward/agent/pack"
+	"homeward/agent/pack/packed"
 	"homeward/agent/status"
 	"homeward/buffer"
 )
@@ -293,6 +294,7 @@ func (a *Agent) startPublisher(cfg *config.Config) error {
 		buf: a.buf, lane: a.lane, cloud: there,
 		header:   pack.Header{Gateway: cfg.Gateway, Epoch: uint32(a.epoch)},
 		settings: func() *config.Publish { return &a.cfg.Load().Publish },
+		sets:     func() []packed.Set { return packed.Sets(a.cfg.Load()) },
 		flush:    func() time.Duration { return time.Duration(a.cfg.Load().Buffer.Flush) },
 		describe: a.describe, count: a.countOperations,
 		clock: a.Clock, problems: a.problems, log: a.Log, beat: a.vital.add("publisher"),

@@ -33,6 +33,7 @@ const (
 	CodeNoAck          Code = "publish.no-ack"
 	CodeStuck          Code = "publish.stuck"
 	CodeTooLarge       Code = "publish.too-large"
+	CodeSchema         Code = "publish.no-schema"
 	CodeClock          Code = "clock.untrusted"
 	CodeConfigReload   Code = "config.reload-failed"
 	CodeConfigRestart  Code = "config.restart-needed"

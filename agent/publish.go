@@ -16,6 +16,7 @@ import (
 	"homeward/agent/config"
 	"homeward/agent/ledger"
 	"homeward/agent/pack"
+	"homeward/agent/pack/packed"
 	"homeward/agent/status"
 	"homeward/buffer"
 )
@@ -47,6 +48,7 @@ type publisher struct {
 	cloud    cloud.Cloud
 	header   pack.Header // First is set for each payload
 	settings func() *config.Publish
+	sets     func() []packed.Set // what is configured, for a schema
 	flush    func() time.Duration
 	describe func(online bool) []byte // the retained status
 	count    func(cost int)           // of operations, before they are spent
@@ -224,6 +226,7 @@ type run struct {
 	gaps   []buffer.Gap
 	oldest buffer.Stored
 	full   bool
+	closed []byte // the payload, once it was made
 }
 
 // session is one connection's worth of publishing. Only its goroutine touches it.
@@ -243,6 +246,8 @@ type session struct {
 	border  buffer.Seq // live readings start here
 	drained bool       // no backlog below the border
 	blocked bool       // the in-flight bound was met: wait for an acknowledgement
+	packing *packing   // nil: not wanted, or not to be had
+	packs   bool       // the home has the schema
 	unheard bool       // the receiver owes its word: the broker's acknowledgement does not end that problem
 }
 
@@ -311,6 +316,25 @@ func (s *session) reconfigure(limits cloud.Limits) {
 		s.window = min(s.cfg.Window, limits.Window)
 	}
 	s.live, s.backlog, s.drained = run{}, run{}, false
+	s.repack(limits)
+}
+
+// repack has the schema that the settings ask for; it is used once the home has it.
+func (s *session) repack(limits cloud.Limits) {
+	if s.cfg.Format != pack.FormatPacked || !limits.Schemas {
+		s.packing, s.packs = nil, false
+		return
+	}
+	sets := s.sets()
+	if s.packing != nil && s.packing.coder.Schema().Of(sets) {
+		return
+	}
+	var err error
+	s.packs = false
+	if s.packing, err = newPacking(s.buf, s.lane, s.header, sets, s.log); err != nil {
+		s.packing = nil
+		s.log.Error("no schema: payloads are rows", "error", err)
+	}
 }
 
 func (s *session) trusted() bool { return s.proven > 0 || s.cfg.Acknowledge == "puback" }
@@ -405,6 +429,20 @@ func (s *session) run(ctx context.Context) (err error) {
 	prove()
 	nextProof := (<-chan time.Time)(nil)
 
+	// The home gets the schema once the path is proven, then each day; until it has it, payloads are rows.
+	schemas := make(chan error, 1)
+	var schemaPause cloud.Backoff
+	nextSchema := (<-chan time.Time)(nil)
+	offered := (*packing)(nil)
+	offer := func() {
+		offered, nextSchema = s.packing, nil
+		proofRunning.Go(func() {
+			bound, cancel := context.WithTimeout(pctx, proofTime(len(offered.text)))
+			defer cancel()
+			schemas <- s.link.Schema(bound, offered.coder.Schema().ID, offered.text)
+		})
+	}
+
 	var telling sync.WaitGroup
 	defer telling.Wait()
 	told, toldAt := s.describe(true), time.Now()
@@ -430,6 +468,9 @@ func (s *session) run(ctx context.Context) (err error) {
 	var settle <-chan time.Time
 	for {
 		s.beat.promise(dialBound)
+		if s.packing != nil && offered != s.packing && len(schemas) == 0 && s.trusted() && s.flushed() {
+			offer()
+		}
 		if s.trusted() {
 			if err := s.send(); err != nil {
 				return err
@@ -479,6 +520,25 @@ func (s *session) run(ctx context.Context) (err error) {
 		case <-nextProof:
 			nextProof = nil
 			prove()
+		case err := <-schemas:
+			if offered != s.packing {
+				break // another is wanted by now
+			}
+			if err == nil {
+				if !s.packs {
+					s.packs = true
+					s.live, s.backlog = run{}, run{} // what is being filled is rows
+				}
+				s.problems.clear(CodeSchema, "")
+				nextSchema = time.After(schemaEvery)
+				break
+			}
+			s.schemaRefused(err)
+			nextSchema = time.After(schemaPause.Next() + 5*time.Second)
+		case <-nextSchema:
+			if s.packing != nil {
+				offer()
+			}
 		case a := <-s.acks:
 			s.ack(a)
 		case h := <-s.link.Hints():
@@ -501,6 +561,31 @@ func (s *session) run(ctx context.Context) (err error) {
 				}
 			}
 		}
+	}
+}
+
+// schemaRefused tells that payloads are rows, since the home has no schema.
+func (s *session) schemaRefused(err error) {
+	remedy := "look at the broker: it must keep retained messages; or use publish.format: rows"
+	if e := new(cloud.Error); errors.As(err, &e) {
+		remedy = cmp.Or(e.Remedy, remedy)
+	}
+	if !s.packs {
+		s.problems.raise(CodeSchema, "", status.Warn, "payloads are rows until the home has the schema that packed ones need: "+oneLine(err), remedy)
+	}
+}
+
+// flushed says that the schema's id is on disk: no other schema will ever have it.
+func (s *session) flushed() bool {
+	if s.packing.durable == nil {
+		return true
+	}
+	select {
+	case <-s.packing.durable:
+		s.packing.durable = nil
+		return true
+	default:
+		return false
 	}
 }
 
@@ -649,7 +734,7 @@ func (s *session) fill() {
 
 // extend adds to r the open polls from r's end (or start, for an empty run) up to end (0: none).
 func (s *session) extend(r *run, start, end buffer.Seq) {
-	if r.full {
+	if r.full || r.closed != nil {
 		return
 	}
 	if r.rows != nil {
@@ -734,7 +819,15 @@ func (s *session) part(rows pack.Writer, st buffer.Stored) int {
 func (s *session) start(r *run, st buffer.Stored) {
 	h := s.header
 	h.First = uint64(st.First)
-	*r = run{rows: pack.New(string(s.cfg.Format), h, s.limit), from: st.First, next: st.First, oldest: st}
+	*r = run{rows: s.writer(h, st), from: st.First, next: st.First, oldest: st}
+}
+
+// writer is of the configured format; what no schema has goes as rows.
+func (s *session) writer(h pack.Header, st buffer.Stored) pack.Writer {
+	if s.packs && s.packing.coder.Fits(pack.Poll{Time: st.Time, Readings: st.Readings}) {
+		return s.packing.coder.NewWriter(h, packed.Text, false, s.limit)
+	}
+	return pack.New(s.cfg.Format, h, s.limit)
 }
 
 // begin starts a payload at st, with the gaps that have not been reported.
@@ -775,7 +868,7 @@ func (s *session) due(r *run) bool {
 	if r.rows == nil {
 		return s.gapsDue(r)
 	}
-	if r.full {
+	if r.full || r.closed != nil {
 		return true
 	}
 	maxAge := time.Duration(s.cfg.MaxAge)
@@ -813,7 +906,18 @@ func (s *session) age(st buffer.Stored) time.Duration {
 
 // depart fixes the run as an attempt. False: no room now.
 func (s *session) depart(r *run, backlog bool) bool {
-	payload := r.rows.Bytes()
+	if r.closed == nil {
+		var n int
+		r.closed, n = r.rows.Close()
+		r.next = r.from + buffer.Seq(n) // what did not fit after all begins the next
+		if n == 0 && r.rows.Len() > 0 {
+			s.log.Error("a payload was too small for its first reading", "bytes", s.limit)
+			s.packs = false // as rows it will be split, or given up
+			*r = run{}
+			return false
+		}
+	}
+	payload := r.closed
 	if _, bytes := s.held(); bytes > 0 && bytes+len(payload) > maxInFlight-alarmRoom {
 		s.blocked = true
 		return false
@@ -888,7 +992,7 @@ func (s *session) sendAlarm() bool {
 			}
 		}
 		if rows.Len() > 0 {
-			payload := rows.Bytes()
+			payload, _ := rows.Close()
 			a := buffer.Attempt{Range: buffer.Range{From: first, To: first + buffer.Seq(n) - 1}, Payload: payload, Alarm: true, Cost: ledger.Cost(len(payload))}
 			if !s.fix(a, false) {
 				return false

@@ -18,6 +18,7 @@ import (
 	"homeward/agent/cloud"
 	"homeward/agent/config"
 	"homeward/agent/pack"
+	"homeward/agent/pack/packed"
 	"homeward/agent/status"
 	"homeward/buffer"
 	"homeward/drivers"
@@ -32,7 +33,9 @@ type fakeHome struct {
 	cuts     int   // bytes of the largest message that does not end the connection; 0: any
 	cutBatch int   // the same of payloads alone
 	proofs   []int // sizes that were asked for
-	mute     bool  // no acknowledgements
+	schema   error // what Schema says
+	schemas  []string
+	mute     bool // no acknowledgements
 	answer   func(payload []byte) error
 	sessions int
 	last     *fakeSession
@@ -59,8 +62,33 @@ func (h *fakeHome) arrivals() []arrival {
 	return append([]arrival(nil), h.came...)
 }
 
-func (h *fakeHome) Name() string         { return "fake" }
-func (h *fakeHome) Limits() cloud.Limits { return cloud.Limits{MaxBytes: 1 << 18, Window: 16} }
+// decode is what a receiver does: a packed payload needs one of the schemas that came before it.
+func (h *fakeHome) decode(payload []byte) (pack.Payload, error) {
+	if !packed.Is(payload) {
+		return pack.Decode(payload)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	info, err := packed.Peek(payload)
+	if err != nil {
+		return pack.Payload{}, err
+	}
+	for _, text := range h.schemas {
+		if s, err := packed.ParseSchema([]byte(text)); err == nil && s.ID == info.Schema {
+			c, err := packed.New(s)
+			if err != nil {
+				return pack.Payload{}, err
+			}
+			return c.Decode(payload)
+		}
+	}
+	return pack.Payload{}, fmt.Errorf("schema %d never came", info.Schema)
+}
+
+func (h *fakeHome) Name() string { return "fake" }
+func (h *fakeHome) Limits() cloud.Limits {
+	return cloud.Limits{MaxBytes: 1 << 18, Window: 16, Schemas: true}
+}
 
 func (h *fakeHome) Dial(context.Context, []byte, []byte) (cloud.Session, error) {
 	h.mu.Lock()
@@ -82,7 +110,7 @@ type fakeSession struct {
 }
 
 func (s *fakeSession) Publish(m cloud.Message, ack func(error)) error {
-	p, err := pack.Decode(m.Payload)
+	p, err := s.h.decode(m.Payload)
 	if err != nil {
 		return err
 	}
@@ -117,6 +145,15 @@ func (s *fakeSession) Prove(_ context.Context, size int) error {
 	}
 	return s.h.prove
 }
+func (s *fakeSession) Schema(_ context.Context, id uint32, text []byte) error {
+	s.h.mu.Lock()
+	defer s.h.mu.Unlock()
+	if s.h.schema == nil {
+		s.h.schemas = append(s.h.schemas, string(text))
+	}
+	return s.h.schema
+}
+
 func (s *fakeSession) Status(context.Context, []byte) error { return nil }
 func (s *fakeSession) Hints() <-chan cloud.Hint             { return s.hints }
 func (s *fakeSession) Done() <-chan struct{}                { return s.done }
@@ -126,6 +163,7 @@ func (s *fakeSession) drop()                                { s.once.Do(func() {
 
 // desk is a publisher over a real buffer and a fake home, in time of its own.
 type desk struct {
+	sets []packed.Set
 	*publisher
 	home *fakeHome
 	cfg  atomic.Pointer[config.Publish]
@@ -148,7 +186,7 @@ func newDesk(t *testing.T, change func(*config.Publish)) *desk {
 	d.cfg.Store(cfg)
 	d.publisher = newPublisher(&publisher{
 		buf: buf, lane: lane, cloud: d.home, header: pack.Header{Gateway: "gw", Epoch: 7},
-		settings: d.cfg.Load, flush: func() time.Duration { return time.Second },
+		settings: d.cfg.Load, sets: func() []packed.Set { return d.sets }, flush: func() time.Duration { return time.Second },
 		describe: func(bool) []byte { return []byte("{}") }, count: func(int) {},
 		clock: goClock{time.Now()}, problems: newProblems(time.Now, log), log: log, beat: newVital().add("publisher"),
 	})

@@ -92,6 +92,16 @@ func CheckValue(v float64) error {
 	return nil
 }
 
+// Step says on which values a channel's lie, where that is known beforehand: n*Times/10^Places for whole n. Times 0: not known.
+type Step struct {
+	Times  float64 // a whole number
+	Places int     // 0 to 15
+}
+
+// Stepper is [Options] that know their channels' steps, in the order of Channels. Who packs readings needs fewer bytes with
+// it; values beside the steps come through as well.
+type Stepper interface{ Steps() []Step }
+
 // Sensor is an opened instrument.
 type Sensor interface {
 	// Read asks the instrument once. It returns the readings that it vouches for,

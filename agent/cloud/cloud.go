@@ -68,8 +68,9 @@ type Message struct {
 
 // Limits are the cloud's, before configuration.
 type Limits struct {
-	MaxBytes int // of a payload
-	Window   int // publishes in flight
+	MaxBytes int  // of a payload
+	Window   int  // publishes in flight
+	Schemas  bool // keeps schemas for receivers
 }
 
 // Cloud makes sessions. It holds no connection itself.
@@ -92,6 +93,9 @@ type Session interface {
 	// small and drop the large. Nothing may be deleted on the strength of acknowledgements before it has
 	// succeeded, and no larger payload than was proven.
 	Prove(ctx context.Context, size int) error
+	// Schema publishes what payloads of the format packed are decoded with, so that receivers which come later have it
+	// too, and returns once it was read back: a payload without its schema says nothing. Only where Limits.Schemas is.
+	Schema(ctx context.Context, id uint32, text []byte) error
 	// Status replaces what others see of the gateway.
 	Status(ctx context.Context, status []byte) error
 	// Hints carries orders' nudges ("orders") and receivers' acknowledgements ("acks"); bounded, drops the oldest.

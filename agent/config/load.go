@@ -459,7 +459,11 @@ func (d *decoder) checkFit(c *Config) {
 	for i := range c.Sensors {
 		for _, ch := range c.Sensors[i].Channels {
 			full := c.Sensors[i].Full(ch.Name)
-			n := len(onePayload[c.Publish.Format]) + len(c.Gateway) + jsonSize(full)
+			format := c.Publish.Format
+			if format == "packed" {
+				format = "rows" // as alarms are
+			}
+			n := len(onePayload[format]) + len(c.Gateway) + jsonSize(full)
 			if ch.Unit != nil {
 				n += jsonSize(string(*ch.Unit))
 			}

@@ -408,7 +408,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"organization: acme, ", ""}, {"tls://h", "https://h"}, {"tls://h", "tls://u:p@h"}, {"product: q,", "product: q, cloud: losant,"}, {"product: q,", "product: q, password: x,"},
 		{"driver: modbus", "driver: modbuss"}, {"driver: modbus, ", ""}, {"unit_id: 1", "unitid: 1"}, {"unit_id: 1", "unit_id: x"}, {"unit_id: 1", "unit_id: 1, every: 10"},
 		{"unit_id: 1", "unit_id: 1, disabled: maybe"}, {"unit_id: 1", "unit_id: 1, deadband: -1"}, {"register: holding", "regster: holding"}, {"name: a, ", ""},
-		{"sensors:", "publish: {format: packed}\nsensors:"}, {"sensors:", "publish: {max_bytes: 1 KB}\nsensors:"}, {"sensors:", "publish: {backlog_share: 0.5}\nsensors:"},
+		{"sensors:", "publish: {format: cbor}\nsensors:"}, {"sensors:", "publish: {max_bytes: 1 KB}\nsensors:"}, {"sensors:", "publish: {backlog_share: 0.5}\nsensors:"},
 		{"sensors:", "publish: {alarms: [{above: 1}]}\nsensors:"}, {"sensors:", "operations: {billing_day: 32}\nsensors:"}, {"sensors:", "buffer: {when_full: stop}\nsensors:"},
 		{"sensors:", "buffer: []\nsensors:"}, {"sensors:", "state: var\nsensors:"}, {"sensors:", "update: {window: 2-5}\nsensors:"},
 	} {

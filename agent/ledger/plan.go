@@ -10,6 +10,7 @@ import (
 
 	"homeward/agent/config"
 	"homeward/agent/pack"
+	"homeward/agent/pack/packed"
 	"homeward/drivers"
 )
 
@@ -97,7 +98,7 @@ func Plan(c *config.Config, o PlanOptions) (*Forecast, error) {
 		f.OneByOne.BytesPerPayload = pollOneByOne(c)
 	}
 	var chosen Format
-	for _, name := range pack.Formats {
+	for _, name := range formats {
 		format := Format{Name: name, MaxAgeS: time.Duration(c.Publish.MaxAge).Seconds()}
 		if perSecond > 0 {
 			if err := format.fill(c, f, perSecond, polls); err != nil && name != c.Publish.Format {
@@ -126,6 +127,31 @@ func Plan(c *config.Config, o PlanOptions) (*Forecast, error) {
 	}
 	return f, nil
 }
+
+// formats are those that a gateway publishes with.
+var formats = []string{pack.FormatRows, pack.FormatPacked, pack.FormatSenML}
+
+// writers make payloads of a format: for packed with a schema that has seen some payloads of these sensors, as a gateway's has
+// after a while.
+func writers(c *config.Config, format string) (func() pack.Writer, error) {
+	if format != pack.FormatPacked {
+		return func() pack.Writer { return pack.New(format, header(c), int(c.Publish.MaxBytes)) }, nil
+	}
+	world := newWorld(c)
+	var seen []pack.Poll
+	for n := 0; n < packedTraining && len(world.sensors) > 0; {
+		_, p := world.next()
+		seen, n = append(seen, p), n+len(p.Readings)
+	}
+	coder, err := packed.Train(1000, packed.Sets(c), seen, 2)
+	if err != nil {
+		return nil, err
+	}
+	return func() pack.Writer { return coder.NewWriter(header(c), packed.Text, false, int(c.Publish.MaxBytes)) }, nil
+}
+
+// packedTraining is how many made-up readings a packed plan's schema has seen.
+const packedTraining = 10_000
 
 // fill forecasts one format.
 func (x *Format) fill(c *config.Config, f *Forecast, perSecond, polls float64) error {
@@ -177,45 +203,77 @@ const (
 // simulate polls the sensors and packs the polls until enough payloads have left.
 func simulate(c *config.Config, format string, maxAge time.Duration) (tally, error) {
 	world := newWorld(c)
+	fresh, err := writers(c, format)
+	if err != nil {
+		return tally{}, err
+	}
 	var t tally
-	rows, oldest := pack.New(format, header(c), int(c.Publish.MaxBytes)), time.Duration(0)
-	depart := func(full bool) {
-		size := rows.Size()
+	type taken struct {
+		at time.Duration
+		p  pack.Poll
+	}
+	var inside []taken // the polls of the payload being filled
+	rows := fresh()
+	var take func(at time.Duration, p pack.Poll) error
+	depart := func(full bool) error {
+		payload, n := rows.Close()
 		t.payloads++
 		if full {
 			t.full++
 		}
-		t.readings += float64(rows.Len())
-		t.bytes += float64(size)
-		t.cost += float64(Cost(size))
-		rows = pack.New(format, header(c), int(c.Publish.MaxBytes))
+		t.readings += float64(n)
+		t.bytes += float64(len(payload))
+		t.cost += float64(Cost(len(payload)))
+		rest := inside
+		for ; n > 0 && len(rest) > 0; rest = rest[1:] {
+			if k := len(rest[0].p.Readings); n < k {
+				rest[0].p.Readings = rest[0].p.Readings[n:]
+				break
+			} else {
+				n -= k
+			}
+		}
+		rows, inside = fresh(), nil
+		for _, x := range rest { // taken, and did not fit after all
+			if err := take(x.at, x.p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	take = func(at time.Duration, p pack.Poll) error {
+		for !rows.Add(p) {
+			if rows.Len() == 0 { // too large for one payload: split by channels
+				n := rows.AddPart(p)
+				if n == 0 {
+					return fmt.Errorf("ledger: a reading of %s does not fit into a payload of %d bytes: raise publish.max_bytes, or shorten its name", p.Readings[0].Channel, c.Publish.MaxBytes)
+				}
+				inside = append(inside, taken{at, pack.Poll{Time: p.Time, Readings: p.Readings[:n]}})
+				p.Readings = p.Readings[n:]
+			}
+			if err := depart(true); err != nil {
+				return err
+			}
+		}
+		inside = append(inside, taken{at, p})
+		return nil
 	}
 	for range maxPolls {
 		at, p := world.next()
-		if rows.Len() > 0 && at-oldest >= maxAge {
-			depart(false)
+		if len(inside) > 0 && at-inside[0].at >= maxAge {
+			if err := depart(false); err != nil {
+				return tally{}, err
+			}
 		}
 		if t.payloads >= maxPayloads {
 			return t, nil
 		}
-		if rows.Len() > 0 {
-			if rows.Add(p) {
-				continue
-			}
-			depart(true)
+		if err := take(at, p); err != nil {
+			return tally{}, err
 		}
-		for !rows.Add(p) { // too large for one payload: split by channels
-			n := rows.AddPart(p)
-			if n == 0 {
-				return tally{}, fmt.Errorf("ledger: a reading of %s does not fit into a payload of %d bytes: raise publish.max_bytes, or shorten its name", p.Readings[0].Channel, c.Publish.MaxBytes)
-			}
-			depart(true)
-			p.Readings = p.Readings[n:]
-		}
-		oldest = at
 	}
 	if t.payloads == 0 { // so many fit that none was full
-		depart(false)
+		return t, depart(false)
 	}
 	return t, nil
 }
@@ -227,7 +285,7 @@ func pollOneByOne(c *config.Config) float64 {
 	for n < 1000 {
 		_, p := world.next()
 		for _, r := range p.Readings {
-			rows := pack.New(c.Publish.Format, header(c), math.MaxInt)
+			rows := pack.New(c.Publish.Format, header(c), math.MaxInt) // packed: as alarms go, in rows
 			rows.Add(pack.Poll{Time: p.Time, Readings: []drivers.Reading{r}})
 			bytes += rows.Size()
 			n++

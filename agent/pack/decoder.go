@@ -11,8 +11,12 @@ import (
 
 // Decoder reads payloads, one a line, and writes readings as JSON lines.
 type Decoder struct {
-	Hex bool                      // the lines are hexadecimal
-	Bad func(line int, err error) // told of each line that is no payload; nil: nobody
+	Hex bool // the lines are hexadecimal
+	// Take decodes one message, with its topic where the line has one before it (TOPIC MESSAGE, as mosquitto_sub -v writes
+	// them); nil: [Decode]. Done is called once the readings that it gave are written.
+	Take func(topic string, message []byte) ([]Payload, error)
+	Done func(message []byte) error
+	Bad  func(line int, err error) // told of each line that is no payload; nil: nobody
 }
 
 // Run reads in to its end. Bad lines are counted and passed over; the error is of reading or writing alone. What
@@ -30,18 +34,28 @@ func (d Decoder) Run(in io.Reader, out io.Writer) (bad int, err error) {
 			rerr = nil
 			bad += d.complain(n, fmt.Errorf("pack: line of more than %d bytes", limit))
 		} else if len(line) > 0 {
+			topic, line := splitTopic(line)
 			if d.Hex {
 				line, err = hex.AppendDecode(nil, line)
 			}
-			var p Payload
+			var ps []Payload
 			if err == nil {
-				p, err = Decode(line)
+				ps, err = d.take(topic, line)
+			}
+			for _, p := range ps {
+				if err := Lines(w, p); err != nil {
+					return bad, err
+				}
+			}
+			if err := w.Flush(); err != nil {
+				return bad, err
+			}
+			if err == nil && d.Done != nil {
+				err = d.Done(line)
 			}
 			if err != nil {
 				bad += d.complain(n, err)
 				err = nil
-			} else if err := errors.Join(Lines(w, p), w.Flush()); err != nil {
-				return bad, err
 			}
 		}
 		if errors.Is(rerr, io.EOF) {
@@ -51,6 +65,29 @@ func (d Decoder) Run(in io.Reader, out io.Writer) (bad int, err error) {
 			return bad, rerr
 		}
 	}
+}
+
+func (d Decoder) take(topic string, message []byte) ([]Payload, error) {
+	if d.Take != nil {
+		return d.Take(topic, message)
+	}
+	p, err := Decode(message)
+	if err != nil {
+		return nil, err
+	}
+	return []Payload{p}, nil
+}
+
+// splitTopic parts TOPIC MESSAGE. A message alone begins with what no topic of ours does, or has no level before its first blank.
+func splitTopic(line []byte) (topic string, message []byte) {
+	if bytes.IndexByte([]byte("{[!#%("), line[0]) >= 0 {
+		return "", line
+	}
+	before, after, found := bytes.Cut(line, []byte(" "))
+	if !found || !bytes.Contains(before, []byte("/")) || len(after) == 0 {
+		return "", line
+	}
+	return string(before), after
 }
 
 func (d Decoder) complain(line int, err error) int {

@@ -49,7 +49,9 @@ type Writer interface {
 	Full() bool       // no poll fits any more, however short; a hint
 	Len() int         // readings so far
 	Size() int        // bytes so far, exactly
-	Bytes() []byte    // the payload
+	// Close gives the payload, and how many of the readings it holds: the first ones, in the order in which they were
+	// added. A format that cannot tell a payload's size before it is whole may have taken more. 0: not one fits.
+	Close() (payload []byte, n int)
 }
 
 // The formats, as `publish.format` has them.
@@ -58,7 +60,10 @@ const (
 	FormatSenML = "senml"
 )
 
-// Formats are those that this release writes.
+// FormatPacked is package packed's, which needs a schema; alarms, and what no schema has, are rows.
+const FormatPacked = "packed"
+
+// Formats are those of this package.
 var Formats = []string{FormatRows, FormatSenML}
 
 // New begins a payload of at most max bytes; a format that is not one of [Formats] is rows.

@@ -139,12 +139,12 @@ func filled(t *rapid.T, format string, poll func(*rapid.T) Poll) (payload []byte
 			continue
 		}
 		p := poll(t)
-		before, full := w.Bytes(), w.Full()
+		before, full := closed(w), w.Full()
 		n := len(p.Readings)
 		if w.Add(p) {
 			require.False(t, full, "added to a full one")
 		} else {
-			require.Equal(t, before, w.Bytes(), "a refused poll changes nothing")
+			require.Equal(t, before, closed(w), "a refused poll changes nothing")
 			wide := again(1e9)
 			require.True(t, wide.Add(p))
 			require.Greater(t, wide.Size(), limit, "it would not have fitted")
@@ -163,13 +163,13 @@ func filled(t *rapid.T, format string, poll func(*rapid.T) Poll) (payload []byte
 				Seq: took.First + uint64(len(took.Readings)), TimeMS: p.Time, Channel: x.Channel, Value: x.Value, Unit: x.Unit, Quality: x.Quality,
 			})
 		}
-		require.Equal(t, len(w.Bytes()), w.Size())
+		require.Equal(t, len(closed(w)), w.Size())
 		require.Equal(t, len(took.Readings), w.Len())
 	}
 	if len(took.Readings)+len(took.Gaps) > 0 {
 		require.LessOrEqual(t, w.Size(), limit)
 	}
-	return w.Bytes(), took
+	return closed(w), took
 }
 
 // TestNeverOverTheLimitAndNothingLost: every reading comes back, in rows grouped by channels.
@@ -528,4 +528,13 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*r.Len()), "ns/reading")
+}
+
+// closed is the payload with everything that w took.
+func closed(w Writer) []byte {
+	payload, n := w.Close()
+	if n != w.Len() {
+		panic("a reading that was taken is not in the payload")
+	}
+	return payload
 }

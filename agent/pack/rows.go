@@ -253,6 +253,9 @@ func (r *Rows) AddGap(g Gap) bool {
 	return true
 }
 
+// Close gives the payload, with all readings that were taken.
+func (r *Rows) Close() ([]byte, int) { return r.Bytes(), r.Len() }
+
 // Bytes is the payload.
 func (r *Rows) Bytes() []byte {
 	b := make([]byte, 0, r.Size())

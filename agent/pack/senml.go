@@ -186,6 +186,9 @@ func (p *SenML) AddGap(g Gap) bool {
 	return true
 }
 
+// Close gives the payload, with all readings that were taken.
+func (p *SenML) Close() ([]byte, int) { return p.Bytes(), p.Len() }
+
 // Bytes is the payload.
 func (p *SenML) Bytes() []byte {
 	b := append(make([]byte, 0, p.Size()), `[{`...)

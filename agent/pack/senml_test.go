@@ -314,7 +314,7 @@ func FuzzSenML(f *testing.F) {
 		if w.Size() > MaxPayload {
 			return
 		}
-		again, err := Decode(w.Bytes())
+		again, err := Decode(closed(w))
 		require.NoError(t, err)
 		require.Equal(t, p, again)
 	})

@@ -3,6 +3,7 @@ package modbus
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -222,6 +223,23 @@ func given(s string) any {
 		return nil
 	}
 	return s
+}
+
+// Steps implements [drivers.Stepper].
+func (o *Options) Steps() []drivers.Step {
+	steps := make([]drivers.Step, len(o.Chans))
+	for i, c := range o.Chans {
+		if c.Type == "float32" || c.Type == "float64" || c.Offset != 0 {
+			continue
+		}
+		switch s := newScale(*c.Scale); {
+		case s.power != 0 && s.power <= 1e15:
+			steps[i] = drivers.Step{Times: math.Abs(s.digits), Places: int(math.Round(math.Log10(s.power)))}
+		case s.power == 0 && s.factor == math.Trunc(s.factor) && math.Abs(s.factor) < 1<<32:
+			steps[i] = drivers.Step{Times: math.Abs(s.factor)}
+		}
+	}
+	return steps
 }
 
 func ptr[T any](v T) *T { return &v }

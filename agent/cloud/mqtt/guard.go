@@ -164,7 +164,9 @@ func (g *guard) judge() error {
 		return nil
 	case packetPuback:
 	case packetSuback:
-		want = uint32(2 + g.topics)
+		if want = uint32(2 + g.topics); g.length == 3 { // of a schema's topic alone
+			want = 3
+		}
 	case packetPingresp:
 		want = 0
 	default:

@@ -128,7 +128,9 @@ func New(o Options) (*Cloud, error) {
 func (c *Cloud) Name() string { return "mqtt" }
 
 // Limits are this client's own: MQTT 3.1.1 has no way for a broker to say its own.
-func (c *Cloud) Limits() cloud.Limits { return cloud.Limits{MaxBytes: maxPayload, Window: c.o.Window} }
+func (c *Cloud) Limits() cloud.Limits {
+	return cloud.Limits{MaxBytes: maxPayload, Window: c.o.Window, Schemas: true}
+}
 
 // largest is how many bytes a packet of the broker may have: a probe of the largest payload comes back.
 func (c *Cloud) largest() uint32 { return uint32(2+len(c.base)+len("/probe")+2) + maxPayload }
@@ -260,7 +262,7 @@ func (c *Cloud) Dial(ctx context.Context, status, will []byte) (cloud.Session, e
 		return nil, e
 	}
 	s.work.Go(s.write)
-	err = s.subscribe(ctx)
+	err = s.subscribe(ctx, subscribed...)
 	if err == nil && status != nil {
 		err = s.enqueue("status", outgoing{topic: s.base + "/status", retained: true, payload: status, ack: func(error) {}})
 	}
@@ -431,12 +433,12 @@ func (s *Session) handOver(ctx context.Context, call func() paho.Token) paho.Tok
 	return nil
 }
 
-// subscribed is what is listened to, in one packet.
+// subscribed is what is listened to from the start, in one packet.
 var subscribed = []string{"probe", "orders", "acks"}
 
-func (s *Session) subscribe(ctx context.Context) error {
+func (s *Session) subscribe(ctx context.Context, names ...string) error {
 	filters := map[string]byte{}
-	for _, name := range subscribed {
+	for _, name := range names {
 		filters[s.base+"/"+name] = 1
 	}
 	token := s.handOver(ctx, func() paho.Token { return s.client.SubscribeMultiple(filters, nil) })
@@ -461,13 +463,14 @@ func (s *Session) receive(_ paho.Client, m paho.Message) {
 	if !ok {
 		return
 	}
-	switch name {
-	case "probe":
+	kind, _, _ := strings.Cut(name, "/")
+	switch kind {
+	case "probe", "schema":
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if seen := s.nonce[string(m.Payload())]; seen != nil {
-			close(seen)
-			delete(s.nonce, string(m.Payload()))
+		if key := name + " " + string(m.Payload()); s.nonce[key] != nil {
+			close(s.nonce[key])
+			delete(s.nonce, key)
 		}
 	case "orders", "acks":
 		if len(m.Payload()) > maxHint {
@@ -599,7 +602,7 @@ func (s *Session) write() {
 func (s *Session) Prove(ctx context.Context, size int) error {
 	nonce := rand.Text()
 	topic := s.base + "/probe"
-	if err := s.probe(ctx, nonce, "what is published to "+topic,
+	if err := s.readBack(ctx, "probe", false, nonce, "what is published to "+topic,
 		"look at the broker: it takes connections and does not acknowledge",
 		"allow this user to read and write "+s.base+"/# in the broker's access rules"); err != nil {
 		return err
@@ -612,7 +615,7 @@ func (s *Session) Prove(ctx context.Context, size int) error {
 	full += strings.Repeat(".", size-len(full))
 	what := fmt.Sprintf("a message of %d bytes to %s", size, topic)
 	remedy := fmt.Sprintf("raise the broker's limit (Mosquitto: message_size_limit to %d or more, max_packet_size to %d), or lower publish.max_bytes; a payload that was tried before keeps its size", size, size+1024)
-	err := s.probe(ctx, full, what, remedy, remedy)
+	err := s.readBack(ctx, "probe", false, full, what, remedy, remedy)
 	e, ok := errors.AsType[*cloud.Error](err)
 	if !ok || e.Class == cloud.Slow || errors.Is(ctx.Err(), context.Canceled) {
 		return err
@@ -626,20 +629,33 @@ func (s *Session) Prove(ctx context.Context, size int) error {
 	return e
 }
 
-// probe publishes text to the topic of proofs and waits until it is read back. An error names it as what, with the remedy for what is not
+// Schema publishes a schema, retained, and waits until it is read back.
+func (s *Session) Schema(ctx context.Context, id uint32, text []byte) error {
+	name := fmt.Sprintf("schema/%d", id)
+	topic := s.base + "/" + name
+	if err := s.subscribe(ctx, name); err != nil {
+		return err
+	}
+	return s.readBack(ctx, name, true, string(text), fmt.Sprintf("the schema (%d bytes, retained) published to %s", len(text), topic),
+		"look at the broker: it takes connections and does not acknowledge",
+		"allow this user to read and write "+s.base+"/#, with retained messages, and messages of so many bytes; or use publish.format: rows")
+}
+
+// readBack publishes text and waits until it is read back. An error names it as what, with the remedy for what is not
 // acknowledged, or does not come back.
-func (s *Session) probe(ctx context.Context, text, what, unanswered, dropped string) error {
+func (s *Session) readBack(ctx context.Context, name string, retained bool, text, what, unanswered, dropped string) error {
 	seen := make(chan struct{})
+	key := name + " " + text
 	s.mu.Lock()
-	s.nonce[text] = seen
+	s.nonce[key] = seen
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.nonce, text)
+		delete(s.nonce, key)
 	}()
 	acked := make(chan error, 1)
-	if err := s.enqueue("prove", outgoing{topic: s.base + "/probe", payload: []byte(text), ack: func(err error) { acked <- err }}); err != nil {
+	if err := s.enqueue("prove", outgoing{topic: s.base + "/" + name, retained: retained, payload: []byte(text), ack: func(err error) { acked <- err }}); err != nil {
 		return err
 	}
 	e := &cloud.Error{Class: cloud.Unproven, Op: "prove", Err: errors.New(what + " is not acknowledged"), Remedy: unanswered}

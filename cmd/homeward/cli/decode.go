@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"unicode"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"homeward/agent/pack"
+	"homeward/agent/pack/packed"
 	"homeward/cmd/cmdline"
 )
 
@@ -26,19 +28,36 @@ and one a gap:
 
   {"gateway","epoch","gap":{"from","to","n","t_from","t_to","reason"}}
 
+A packed payload needs its schema, which the home keeps beside it: listen to both, with their
+topics, and give a folder for the schemas. A payload whose schema is missing is kept there, and
+decoded when it comes.
+
 A line that is no payload is named on standard error; the others are decoded all the same,
 and the exit code is 1.`,
 		Example: `  mosquitto_sub -h broker -t 'homeward/+/+/+/readings' | homeward decode
+  mosquitto_sub -h broker -v -t 'homeward/+/+/+/readings' -t 'homeward/+/+/+/schema/+' | homeward decode --schemas /var/lib/schemas
   homeward decode --hex < payloads.txt`,
 		Args: cmdline.NoArgs,
 	}
-	asHex := cmd.Flags().Bool("hex", false, "the lines are hexadecimal")
+	asHex := cmd.Flags().Bool("hex", false, "the messages are hexadecimal")
+	dir := cmd.Flags().String("schemas", "", "folder that keeps the schemas of packed payloads, and payloads until their schema comes")
+	gateway := cmd.Flags().String("gateway", "", "whose packed payloads are that come without their topic")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		d := pack.Decoder{Hex: *asHex, Bad: func(line int, err error) {
+		receiver := packed.Receiver{Dir: *dir, Gateway: *gateway}
+		waiting := 0
+		d := pack.Decoder{Hex: *asHex, Take: receiver.Take, Bad: func(line int, err error) {
+			if errors.Is(err, packed.ErrWaiting) {
+				waiting++
+			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "homeward: line %d: %v\n", line, err)
+		}, Done: func(message []byte) error {
+			if packed.Is(message) || *dir == "" {
+				return nil
+			}
+			return receiver.Released(message)
 		}}
 		bad, err := d.Run(cmd.InOrStdin(), &plainWriter{w: cmd.OutOrStdout()})
-		if err == nil && bad > 0 {
+		if err == nil && bad > waiting { // what is kept is not lost
 			return cmdline.ErrFailed
 		}
 		return err

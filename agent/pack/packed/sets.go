@@ -1,0 +1,47 @@
+package packed
+
+import (
+	"math"
+	"time"
+
+	"homeward/agent/config"
+	"homeward/drivers"
+)
+
+// Sets are the configured channels as the sampler polls them.
+func Sets(c *config.Config) (sets []Set) {
+	for i := range c.Sensors {
+		s := &c.Sensors[i]
+		if s.Disabled || len(s.Channels) == 0 {
+			continue
+		}
+		var steps []drivers.Step
+		if o, ok := s.Options.(drivers.Stepper); ok {
+			steps = o.Steps()
+		}
+		set := Set{Every: time.Duration(s.Every).Milliseconds()}
+		for n, ch := range s.Channels {
+			h := Hint{Name: s.Full(ch.Name)}
+			if ch.Unit != nil {
+				h.Unit = string(*ch.Unit)
+			}
+			if n < len(steps) {
+				h.Exact = lattice(steps[n])
+			}
+			set.Channels = append(set.Channels, h)
+		}
+		sets = append(sets, set)
+	}
+	return sets
+}
+
+// lattice is how a step's values are numbered; nil if it is not known.
+func lattice(s drivers.Step) *Channel {
+	switch s.Times {
+	case 0:
+		return nil
+	case 1:
+		return &Channel{Div: math.Pow10(s.Places)}
+	}
+	return &Channel{Step: s.Times, Dec: &s.Places}
+}

@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"errors"
+	"math"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"homeward/agent/cloud"
+	"homeward/agent/config"
+	"homeward/agent/pack"
+	"homeward/agent/pack/packed"
+	"homeward/buffer"
+	"homeward/drivers"
+)
+
+func packedDesk(t *testing.T) *desk {
+	d := newDesk(t, func(c *config.Publish) {
+		c.Format, c.MaxAge = "packed", config.Duration(time.Minute)
+	})
+	d.sets = []packed.Set{
+		{Every: 1000, Channels: []packed.Hint{{Name: "a/x", Unit: "Cel", Exact: &packed.Channel{Div: 10}}, {Name: "a/y"}}},
+		{Every: 7000, Channels: []packed.Hint{{Name: "b/z"}}},
+	}
+	return d
+}
+
+// poll appends what sensor a gives, and each seventh time b.
+func (d *desk) poll(t *testing.T, i int) {
+	t.Helper()
+	at := func() drivers.Stamp { return d.clock.Stamp() }
+	x := math.Round(200+30*math.Sin(float64(i)/40)) / 10
+	_, err := d.lane.Append(buffer.Poll{Stamp: at(), Readings: []drivers.Reading{{Channel: "a/x", Unit: "Cel", Value: x}, {Channel: "a/y", Value: float64(i)}}})
+	require.NoError(t, err)
+	if i%7 == 0 {
+		_, err := d.lane.Append(buffer.Poll{Stamp: at(), Readings: []drivers.Reading{{Channel: "b/z", Value: math.Sqrt(float64(i))}}})
+		require.NoError(t, err)
+	}
+}
+
+// readings checks that every number has arrived once, or repeated identically, and returns how many payloads were packed.
+func (d *desk) readings(t *testing.T, want int) (packs int) {
+	t.Helper()
+	seen := map[uint64]pack.Reading{}
+	for _, a := range d.home.arrivals() {
+		if packed.Is([]byte(a.bytes)) {
+			packs++
+			require.LessOrEqual(t, len(a.bytes), 1024)
+		}
+		for _, r := range a.payload.Readings {
+			if old, known := seen[r.Seq]; known {
+				require.Equal(t, old, r)
+			}
+			seen[r.Seq] = r
+		}
+	}
+	require.Len(t, seen, want)
+	require.EqualValues(t, want, d.buf.Stats().Delivered)
+	return packs
+}
+
+func TestPackedNeedsItsSchemaFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := packedDesk(t)
+		d.home.schema = &cloud.Error{Class: cloud.Unproven, Op: "schema", Err: errors.New("does not come back"), Remedy: "allow it"}
+		d.run(t)
+		for i := range 300 {
+			d.poll(t, i)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(2 * time.Minute)
+		require.Zero(t, d.readings(t, int(d.buf.Stats().Delivered)), "without a schema at the home nothing is packed")
+		require.NotEmpty(t, d.home.arrivals(), "and nothing waits for it")
+		require.Contains(t, d.codes(), "publish.no-schema")
+
+		d.home.set(func() { d.home.schema = nil })
+		time.Sleep(10 * time.Minute)
+		before := len(d.home.arrivals())
+		for i := range 3000 {
+			d.poll(t, 300+i)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(2 * time.Minute)
+		require.NotContains(t, d.codes(), "publish.no-schema")
+		total := int(d.lane.Next() - 1)
+		packs := d.readings(t, total)
+		require.Equal(t, packs, len(d.home.arrivals())-before)
+		d.end(t)
+	})
+}
+
+// TestPackedSchemaIDs: a schema is kept over a restart, another set of channels gets another id, and a channel that no schema has goes as rows.
+func TestPackedSchemaIDs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := packedDesk(t)
+		d.run(t)
+		for i := range 200 {
+			d.poll(t, i)
+			if i%50 == 0 {
+				d.append(t, "old/c", float64(i), false) // was configured once
+			}
+			time.Sleep(time.Second)
+		}
+		// A broker that went and came back: the same schema is given again.
+		d.home.set(func() { d.home.last.drop() })
+		time.Sleep(2 * time.Minute)
+		d.sets = append(d.sets, packed.Set{Every: 1000, Channels: []packed.Hint{{Name: "old/c"}}})
+		again := *d.cfg.Load()
+		d.cfg.Store(&again) // as after SIGHUP
+		time.Sleep(5 * time.Second)
+		for i := range 200 {
+			d.poll(t, 200+i)
+			d.append(t, "old/c", float64(i), false)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(2 * time.Minute)
+		require.Positive(t, d.readings(t, int(d.lane.Next()-1)))
+		var ids []uint32
+		for _, text := range d.home.schemas {
+			s, err := packed.ParseSchema([]byte(text))
+			require.NoError(t, err)
+			require.Equal(t, "gw", s.Gateway)
+			require.EqualValues(t, 7, s.Epoch)
+			ids = append(ids, s.ID)
+		}
+		require.Equal(t, []uint32{1, 1, 2}, ids)
+		rows := false
+		for _, a := range d.home.arrivals() {
+			rows = rows || a.bytes[0] == '{' && a.payload.Readings[0].Channel == "old/c"
+		}
+		require.True(t, rows)
+		d.end(t)
+	})
+}
