@@ -11,7 +11,7 @@ FOR         ?=
 
 export GOFLAGS += -buildvcs=false
 
-.PHONY: build demo test check race bench campaign build-all package man schema clean
+.PHONY: build demo test check race bench bench-pack campaign build-all package man schema clean
 
 build: ## the programs for this machine, in bin/
 	$(BUILD) -o bin/ ./cmd/...
@@ -40,6 +40,9 @@ race: ## the unit tests under the race detector (needs a C compiler)
 
 bench: ## what docs/benchmarks.md keeps
 	scripts/bench
+
+bench-pack: ## readings per operation, on ../shared/traces or TRACES=DIR and the simulator's recordings; JSON=FILE
+	CGO_ENABLED=0 $(GO) run ./scripts/benchpack $(if $(TRACES),--traces '$(TRACES)') $(if $(JSON),--json '$(JSON)')
 
 campaign: ## the long runs that docs/campaigns.md keeps
 	scripts/test-deps

@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/adrianmo/go-nmea v1.11.0
+	github.com/andybalholm/brotli v1.3.0
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/creack/pty v1.1.24
 	github.com/eclipse/paho.mqtt.golang v1.5.1

@@ -54,11 +54,11 @@ func (f plainFiller) add(p pack.Poll) bool {
 	return false
 }
 
-func (f plainFiller) close() ([]byte, int) { return f.Bytes(), f.Len() }
+func (f plainFiller) close() ([]byte, int) { return f.Close() }
 
 type packedFiller struct{ *packed.Writer }
 
-func (f packedFiller) add(p pack.Poll) bool  { return f.Add(p) }
+func (f packedFiller) add(p pack.Poll) bool { return f.Add(p) }
 func (f packedFiller) close() ([]byte, int) { return f.Close() }
 
 // codec is a format, made ready for one trace.

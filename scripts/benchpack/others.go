@@ -65,12 +65,8 @@ type arrayFiller struct {
 
 func (f *arrayFiller) add(p pack.Poll) bool {
 	for _, r := range p.Readings {
-		name, err := json.Marshal(r.Channel)
-		if err != nil {
-			panic(err) // a string
-		}
 		one := strconv.AppendInt([]byte(`{"t":`), p.Time, 10)
-		one = append(append(one, `,"n":`...), name...)
+		one = append(append(one, `,"n":`...), quoted(r.Channel)...)
 		one = append(number(append(one, `,"v":`...), r.Value), '}')
 		if len(f.b)+len("[")+len(one)+len("]") > f.limit {
 			return false
@@ -79,6 +75,17 @@ func (f *arrayFiller) add(p pack.Poll) bool {
 		f.n++
 	}
 	return true
+}
+
+// quoted is s as JSON, without the escapes that only HTML needs.
+func quoted(s string) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(s); err != nil {
+		panic(err) // a string
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
 func (f *arrayFiller) close() ([]byte, int) {

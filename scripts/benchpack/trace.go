@@ -24,6 +24,9 @@ type trace struct {
 	name  string
 	rows  []row
 	units map[string]drivers.Unit // a CSV has none
+	// Lines without a value are no readings: nothing is put in their place, and they are told of.
+	blanks     int
+	firstBlank string // file and line
 }
 
 type row struct {
@@ -91,6 +94,7 @@ func readTrace(in io.Reader, name string) (trace, error) {
 	lines := csv.NewReader(bufio.NewReaderSize(limited, 64<<10))
 	lines.FieldsPerRecord, lines.ReuseRecord = -1, true
 	names := map[string]string{}
+	last := int64(0)
 	for first := true; ; first = false {
 		fields, err := lines.Read()
 		line := 0
@@ -107,7 +111,7 @@ func readTrace(in io.Reader, name string) (trace, error) {
 		case errors.Is(err, io.EOF):
 			if len(t.rows) == 0 {
 				line = 2
-				return bad("no readings: want at least one below %s", header)
+				return bad("no readings: want at least one with a value below %s", header)
 			}
 			return t, nil
 		case errors.As(err, &parse):
@@ -133,11 +137,19 @@ func readTrace(in io.Reader, name string) (trace, error) {
 		if err != nil || ms < 0 || ms > lastTime {
 			return bad("t_ms %s: want Unix time in whole ms, to the year 9999", quote(fields[0]))
 		}
-		if n := len(t.rows); n > 0 && ms < t.rows[n-1].time {
-			return bad("t_ms %d: before the %d above it: want readings in the order of time", ms, t.rows[n-1].time)
+		if ms < last {
+			return bad("t_ms %d: before the %d above it: want readings in the order of time", ms, last)
 		}
+		last = ms
 		if c := fields[1]; c == "" || len(c) > maxName || !utf8.ValidString(c) || strings.ContainsFunc(c, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			return bad("channel %s: want a name of 1 to %d bytes of UTF-8 without control characters", quote(c), maxName)
+		}
+		if fields[2] == "" {
+			if t.blanks == 0 {
+				t.firstBlank = fmt.Sprintf("%s:%d", name, line)
+			}
+			t.blanks++
+			continue
 		}
 		v, err := strconv.ParseFloat(fields[2], 64)
 		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) || strings.ContainsAny(fields[2], "xX_") {
@@ -172,8 +184,9 @@ func (t *trace) cut() (int, error) {
 	return at, nil
 }
 
-// sameSensor is how often two channels must have been read at the same instant, of the readings of each, to count as one sensor's.
-const sameSensor = 0.99
+// sameSensor is how often two channels must have been read at the same instant, of the readings of each, to count as one
+// sensor's, of which now and then a value is missing.
+const sameSensor = 0.9
 
 // groups finds out which channels are read together. Channels which only come after the first n readings are known
 // too, as they would be from a configuration, each by itself.
@@ -267,4 +280,38 @@ func (t *trace) polls(rows []row, sets []packed.Set) []pack.Poll {
 		}
 	}
 	return all
+}
+
+// senmlNames are polls with names that SenML allows (RFC 8428 §4.5.1), and how many channels had to be renamed for that.
+func senmlNames(polls []pack.Poll) (out []pack.Poll, renamed int) {
+	names, taken := map[string]string{}, map[string]bool{}
+	rename := func(old string) string {
+		if s, ok := names[old]; ok {
+			return s
+		}
+		s := strings.Map(func(r rune) rune {
+			if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-:./_", r) {
+				return r
+			}
+			return '_'
+		}, old)
+		s = s[:min(len(s), maxName-len(gateway+"/"))]
+		for n, stem := 2, s; taken[s]; n++ {
+			end := fmt.Sprintf("-%d", n)
+			s = stem[:min(len(stem), maxName-len(gateway+"/")-len(end))] + end
+		}
+		names[old], taken[s] = s, true
+		if s != old {
+			renamed++
+		}
+		return s
+	}
+	for _, p := range polls {
+		q := pack.Poll{Time: p.Time, Readings: slices.Clone(p.Readings)}
+		for i := range q.Readings {
+			q.Readings[i].Channel = rename(q.Readings[i].Channel)
+		}
+		out = append(out, q)
+	}
+	return out, renamed
 }
