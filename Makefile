@@ -11,7 +11,7 @@ FOR         ?=
 
 export GOFLAGS += -buildvcs=false
 
-.PHONY: build demo test check race bench bench-pack campaign build-all package man schema clean
+.PHONY: build demo test check race bench bench-pack campaign build-all package man schema minify clean
 
 build: ## the programs for this machine, in bin/
 	$(BUILD) -o bin/ ./cmd/...
@@ -32,6 +32,8 @@ check: ## format, vet, staticcheck, import rule, freshness of generated files
 	CGO_ENABLED=0 $(GO) run $(STATICCHECK) ./...
 	cd scripts/flasher && $(GO) vet . && $(GO) mod verify && CGO_ENABLED=0 $(GO) run $(STATICCHECK) .
 	cd scripts/package && $(GO) vet . && $(GO) mod verify && CGO_ENABLED=0 $(GO) run $(STATICCHECK) .
+	cd scripts/minify && $(GO) vet . && $(GO) mod verify && CGO_ENABLED=0 $(GO) run $(STATICCHECK) .
+	cd scripts/minify && CGO_ENABLED=0 $(GO) run . -check ../../agent/pack/packed/packed.js ../../agent/pack/packed/packed.min.js
 	$(GO) mod verify
 	$(GO) test -count=1 -run 'TestImports|TestReference|TestCodes|TestPromises' ./...
 
@@ -65,6 +67,9 @@ man: ## manual pages, in build/man
 
 schema: ## configs/homeward.schema.json from the Go types
 	$(GO) test ./agent/config -run TestReference -update
+
+minify: ## the decoder in JavaScript as it is shipped
+	cd scripts/minify && CGO_ENABLED=0 $(GO) run . ../../agent/pack/packed/packed.js ../../agent/pack/packed/packed.min.js
 
 clean:
 	rm -rf bin build
