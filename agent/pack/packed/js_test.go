@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
+	goflag "flag"
 	"fmt"
 	"io"
 	"math"
@@ -770,4 +772,81 @@ func TestJSSchemas(t *testing.T) {
 		}
 	}
 	agree(t, scripts[1], cases)
+}
+
+var writeVectors = goflag.Bool("vectors", false, "write testdata/vectors.json, if it is not there")
+
+// vector is a schema with payloads, and what each decodes to, as [goText] puts it.
+type vector struct {
+	jsCase
+	Want []string `json:"want"`
+}
+
+// TestVectors: what was once written is read the same by every later version, in Go and in JavaScript. New vectors go
+// into another file: this one never changes.
+func TestVectors(t *testing.T) {
+	const path = "testdata/vectors.json"
+	if _, err := os.Stat(path); *writeVectors && errors.Is(err, os.ErrNotExist) {
+		var all []vector
+		for seed := range 12 {
+			s := drawSite.Example(4000 + seed)
+			s.limit = 350
+			v := vector{jsCase: s.build(t)}
+			v.Payloads = v.Payloads[:min(2, len(v.Payloads))]
+			schema, err := ParseSchema([]byte(v.Schema))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := New(schema)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range v.Payloads {
+				v.Want = append(v.Want, goText(c, p))
+			}
+			all = append(all, v)
+		}
+		text, err := json.MarshalIndent(all, "", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []vector
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	var cases []jsCase
+	n := 0
+	for i, v := range all {
+		schema, err := ParseSchema([]byte(v.Schema))
+		if err != nil {
+			t.Fatal(i, err)
+		}
+		c, err := New(schema)
+		if err != nil {
+			t.Fatal(i, err)
+		}
+		for j, p := range v.Payloads {
+			if got := goText(c, p); got != v.Want[j] {
+				t.Errorf("vector %d payload %d: %.300s: want %.300s", i, j, got, v.Want[j])
+			}
+			n++
+		}
+		cases = append(cases, v.jsCase)
+	}
+	if n < 20 {
+		t.Fatalf("%d payloads: the vectors are missing", n)
+	}
+	for _, script := range scripts {
+		if taken, refused := agree(t, script, cases); taken != n || refused != 0 {
+			t.Fatalf("%s: %d taken, %d refused", script, taken, refused)
+		}
+	}
 }
