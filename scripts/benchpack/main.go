@@ -87,6 +87,7 @@ type outcome struct {
 	brotli   float64
 	whole    float64 // our model, in one payload
 	general  float64 // brotli, the same
+	fresh    float64 // packed text, with a schema of which nothing was learnt
 	schema   int     // bytes
 	training time.Duration
 	costs    map[string][2]cost // by format: encode, decode
@@ -254,7 +255,7 @@ func (o *options) measure(t *trace, node string) (*outcome, error) {
 			}
 		}
 	}
-	return r, o.others(r, coder, polls)
+	return r, o.others(r, coder, sets, polls)
 }
 
 // costs measures what packing and unpacking the payloads of one format takes.
@@ -299,10 +300,18 @@ func (o *options) costs(r *outcome, c codec, l load, polls []pack.Poll, node str
 }
 
 // others measures what we compare with.
-func (o *options) others(r *outcome, coder *packed.Coder, polls []pack.Poll) error {
-	array := codec{open: func(_ uint64, limit int) filler { return &arrayFiller{limit: limit} }}
-	l, err := array.pack(polls, operation)
+func (o *options) others(r *outcome, coder *packed.Coder, sets []packed.Set, polls []pack.Poll) error {
+	fresh, err := packed.Train(1, sets, nil, 0)
 	if err != nil {
+		return err
+	}
+	l, err := codecs(fresh)[2].pack(polls, operation)
+	if err != nil {
+		return fmt.Errorf("nothing learnt: %w", err)
+	}
+	r.fresh = l.perOperation()
+	array := codec{open: func(_ uint64, limit int) filler { return &arrayFiller{limit: limit} }}
+	if l, err = array.pack(polls, operation); err != nil {
 		return fmt.Errorf("JSON array: %w", err)
 	}
 	r.array = l.perOperation()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"homeward/agent/config"
+	"homeward/agent/pack/packed"
 	"homeward/drivers"
 	"homeward/drivers/all"
 	"homeward/drivers/mcp3008"
@@ -251,6 +252,7 @@ func (p *place) run() (_ trace, err error) {
 	if err != nil {
 		return t, err
 	}
+	t.sets = packed.Sets(c)
 	ctx, cancel := context.WithCancel(context.Background())
 	now := siteStart
 	r := &recorder{place: p, world: &sim.World{Now: func() time.Time { return now }}}

@@ -24,6 +24,7 @@ type trace struct {
 	name  string
 	rows  []row
 	units map[string]drivers.Unit // a CSV has none
+	sets  []packed.Set            // what a configuration says of the channels; a CSV has none
 	// Lines without a value are no readings: nothing is put in their place, and they are told of.
 	blanks     int
 	firstBlank string // file and line
@@ -189,8 +190,11 @@ func (t *trace) cut() (int, error) {
 const sameSensor = 0.9
 
 // groups finds out which channels are read together. Channels which only come after the first n readings are known
-// too, as they would be from a configuration, each by itself.
+// too, as they would be from a configuration, each by itself. Where there is a configuration, it says so itself.
 func (t *trace) groups(n int) []packed.Set {
+	if t.sets != nil {
+		return t.sets
+	}
 	instants := map[string][]int32{} // of each channel
 	var order []string
 	instant := int32(0)
