@@ -137,7 +137,7 @@ func TestBudgetRemedies(t *testing.T) {
 	c.Publish.Format = "senml"
 	sensors(c, 100*time.Millisecond)
 	c.Publish.MaxAge = config.Duration(time.Hour)
-	require.Contains(t, checkBudget(c).Remedy, "publish.format: rows makes about")
+	require.Contains(t, checkBudget(c).Remedy, "publish.format: packed makes about")
 }
 
 // TestOperationsRemedy: the agent advises by what made its payloads leave.

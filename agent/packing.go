@@ -1,8 +1,12 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"homeward/agent/pack"
@@ -24,6 +28,20 @@ type packing struct {
 	durable <-chan struct{} // closed once it is on disk; nil: it is
 }
 
+// flushed says that the schema's id is on disk: no other schema will ever have it.
+func (p *packing) flushed() bool {
+	if p.durable == nil {
+		return true
+	}
+	select {
+	case <-p.durable:
+		p.durable = nil
+		return true
+	default:
+		return false
+	}
+}
+
 // newPacking takes the schema that was used last if it is of these channels, and makes another otherwise.
 func newPacking(b *buffer.Buffer, lane *buffer.Lane, h pack.Header, sets []packed.Set, log *slog.Logger) (*packing, error) {
 	last := uint32(0)
@@ -38,21 +56,89 @@ func newPacking(b *buffer.Buffer, lane *buffer.Lane, h pack.Header, sets []packe
 				log.Warn("schema not used", "error", err)
 			}
 		} else if err != nil {
-			log.Warn("schema not used", "error", err)
-			var id struct{ ID uint32 }
-			_ = json.Unmarshal(text, &id)
-			last = id.ID
+			var id struct {
+				Epoch uint32 `json:"e"`
+				ID    uint32 `json:"id"`
+			}
+			if json.Unmarshal(text, &id) == nil && id.Epoch == h.Epoch {
+				last = id.ID // of a schema too large to be kept
+			}
 		}
 	}
 	coder, err := packed.Train(last+1, sets, nil, 0)
 	if err != nil {
 		return nil, err
 	}
-	coder.Schema().Gateway, coder.Schema().Epoch = h.Gateway, h.Epoch
-	p := &packing{coder: coder, text: coder.Schema().Text()}
-	if err := b.PutSide(sidePacked, p.text); err != nil {
+	return keepPacking(b, lane, h, coder)
+}
+
+// keepPacking makes a schema this gateway's, and its id one that is never used again.
+func keepPacking(b *buffer.Buffer, lane *buffer.Lane, h pack.Header, coder *packed.Coder) (*packing, error) {
+	s := coder.Schema()
+	s.Gateway, s.Epoch = h.Gateway, h.Epoch
+	p := &packing{coder: coder, text: s.Text()}
+	kept := p.text
+	if len(kept) > buffer.MaxSide {
+		kept = fmt.Appendf(nil, `{"e":%d,"id":%d}`, s.Epoch, s.ID) // the next start makes another
+	}
+	if err := b.PutSide(sidePacked, kept); err != nil {
 		return nil, err
 	}
 	p.durable = lane.Durable()
 	return p, nil
+}
+
+// What a schema is learnt from, and when.
+const (
+	lessonReadings = 4000           // some 200 KB
+	lessonEvery    = 24 * time.Hour // instruments and what they measure change slowly
+	lessonGain     = 0.97           // a schema that saves less is not worth its transmission
+)
+
+// teacher collects what was published and makes a better schema of it. The publisher's goroutine alone touches it.
+type teacher struct {
+	polls  []pack.Poll
+	n      int       // readings
+	next   time.Time // no lesson before
+	lesson chan *packed.Coder
+	pupils sync.WaitGroup
+}
+
+// hear takes a poll; what it holds may be used again by the caller.
+func (t *teacher) hear(p pack.Poll) {
+	if t.lesson != nil || t.n >= lessonReadings || time.Now().Before(t.next) {
+		return
+	}
+	p.Readings = slices.Clone(p.Readings)
+	t.polls, t.n = append(t.polls, p), t.n+len(p.Readings)
+}
+
+// teach starts a lesson if there is enough for one. Its outcome, nil if nothing better came out, is on t.lesson.
+func (t *teacher) teach(ctx context.Context, now *packing, sets []packed.Set, max int, log *slog.Logger) {
+	if t.lesson != nil || t.n < lessonReadings {
+		return
+	}
+	polls, lesson := t.polls, make(chan *packed.Coder, 1)
+	t.polls, t.n, t.lesson, t.next = nil, 0, lesson, time.Now().Add(lessonEvery)
+	t.pupils.Go(func() {
+		better, err := betterSchema(ctx, now.coder, sets, polls, max)
+		if err != nil && ctx.Err() == nil {
+			log.Warn("no better schema", "error", err)
+		}
+		lesson <- better
+	})
+}
+
+// betterSchema is one learnt from polls, if what it learns from most of them serves for the rest in payloads of max bytes.
+func betterSchema(ctx context.Context, now *packed.Coder, sets []packed.Set, polls []pack.Poll, max int) (*packed.Coder, error) {
+	id := now.Schema().ID + 1
+	cut := len(polls) * 6 / 10
+	try, err := packed.TrainContext(ctx, id, sets, polls[:cut], 2)
+	if err != nil {
+		return nil, err
+	}
+	if float64(try.Size(polls[cut:], max)) > lessonGain*float64(now.Size(polls[cut:], max)) {
+		return nil, nil
+	}
+	return packed.TrainContext(ctx, id, sets, polls, 2)
 }

@@ -135,3 +135,35 @@ func TestPackedSchemaIDs(t *testing.T) {
 		d.end(t)
 	})
 }
+
+// TestPackedLearns: what was published makes a better schema, with which payloads hold more, and nothing is lost on the way.
+func TestPackedLearns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := packedDesk(t)
+		d.cfg.Load().MaxAge = config.Duration(time.Hour)
+		d.run(t)
+		for i := range 9000 {
+			d.poll(t, i)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(2 * time.Hour)
+		d.readings(t, int(d.lane.Next()-1))
+		var ids []uint32
+		for _, text := range d.home.schemas {
+			s, err := packed.ParseSchema([]byte(text))
+			require.NoError(t, err)
+			if len(ids) == 0 || ids[len(ids)-1] != s.ID {
+				ids = append(ids, s.ID)
+			}
+		}
+		require.Equal(t, []uint32{1, 2}, ids, "one lesson a day")
+		perByte := map[uint32]float64{}
+		for _, a := range d.home.arrivals() {
+			info, err := packed.Peek([]byte(a.bytes))
+			require.NoError(t, err)
+			perByte[info.Schema] = max(perByte[info.Schema], float64(len(a.payload.Readings))/float64(len(a.bytes)))
+		}
+		require.Greater(t, perByte[2], perByte[1])
+		d.end(t)
+	})
+}

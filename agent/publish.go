@@ -68,6 +68,9 @@ type publisher struct {
 
 	left, leftFull uint64 // live payloads that left, and those of them that were full
 
+	teacher teacher         // only Run touches it
+	lessons context.Context // of its goroutines: Run's
+
 	cuts int // sessions that ended at a proof of the largest payload, and none that passed it; only Run touches it
 }
 
@@ -181,6 +184,8 @@ func (p *publisher) complain(err error) {
 // Run keeps one session after another until ctx ends.
 func (p *publisher) Run(ctx context.Context) {
 	defer p.beat.end()
+	defer p.teacher.pupils.Wait() // they end with ctx
+	p.lessons = ctx
 	var pause cloud.Backoff
 	for ctx.Err() == nil {
 		p.beat.promise(dialBound)
@@ -248,6 +253,7 @@ type session struct {
 	blocked bool       // the in-flight bound was met: wait for an acknowledgement
 	packing *packing   // nil: not wanted, or not to be had
 	packs   bool       // the home has the schema
+	better  *packing   // learnt, and on its way to the home
 	unheard bool       // the receiver owes its word: the broker's acknowledgement does not end that problem
 }
 
@@ -321,6 +327,7 @@ func (s *session) reconfigure(limits cloud.Limits) {
 
 // repack has the schema that the settings ask for; it is used once the home has it.
 func (s *session) repack(limits cloud.Limits) {
+	s.better = nil
 	if s.cfg.Format != pack.FormatPacked || !limits.Schemas {
 		s.packing, s.packs = nil, false
 		return
@@ -434,12 +441,13 @@ func (s *session) run(ctx context.Context) (err error) {
 	var schemaPause cloud.Backoff
 	nextSchema := (<-chan time.Time)(nil)
 	offered := (*packing)(nil)
-	offer := func() {
-		offered, nextSchema = s.packing, nil
+	offering := false
+	offer := func(p *packing) {
+		offered, offering, nextSchema = p, true, nil
 		proofRunning.Go(func() {
-			bound, cancel := context.WithTimeout(pctx, proofTime(len(offered.text)))
+			bound, cancel := context.WithTimeout(pctx, proofTime(len(p.text)))
 			defer cancel()
-			schemas <- s.link.Schema(bound, offered.coder.Schema().ID, offered.text)
+			schemas <- s.link.Schema(bound, p.coder.Schema().ID, p.text)
 		})
 	}
 
@@ -468,8 +476,8 @@ func (s *session) run(ctx context.Context) (err error) {
 	var settle <-chan time.Time
 	for {
 		s.beat.promise(dialBound)
-		if s.packing != nil && offered != s.packing && len(schemas) == 0 && s.trusted() && s.flushed() {
-			offer()
+		if want := cmp.Or(s.better, s.packing); want != nil && offered != want && !offering && s.trusted() && want.flushed() {
+			offer(want)
 		}
 		if s.trusted() {
 			if err := s.send(); err != nil {
@@ -521,13 +529,14 @@ func (s *session) run(ctx context.Context) (err error) {
 			nextProof = nil
 			prove()
 		case err := <-schemas:
-			if offered != s.packing {
+			offering = false
+			if offered != s.packing && offered != s.better || offered == nil {
 				break // another is wanted by now
 			}
 			if err == nil {
-				if !s.packs {
-					s.packs = true
-					s.live, s.backlog = run{}, run{} // what is being filled is rows
+				if !s.packs || offered == s.better {
+					s.packing, s.better, s.packs = offered, nil, true
+					s.live, s.backlog = run{}, run{} // what is being filled is rows, or of the old schema
 				}
 				s.problems.clear(CodeSchema, "")
 				nextSchema = time.After(schemaEvery)
@@ -536,9 +545,12 @@ func (s *session) run(ctx context.Context) (err error) {
 			s.schemaRefused(err)
 			nextSchema = time.After(schemaPause.Next() + 5*time.Second)
 		case <-nextSchema:
-			if s.packing != nil {
-				offer()
+			if s.packing != nil && !offering {
+				offer(cmp.Or(s.better, s.packing))
 			}
+		case coder := <-s.teacher.lesson:
+			s.teacher.lesson = nil
+			s.learnt(coder)
 		case a := <-s.acks:
 			s.ack(a)
 		case h := <-s.link.Hints():
@@ -554,6 +566,9 @@ func (s *session) run(ctx context.Context) (err error) {
 				return err
 			}
 			tell()
+			if s.packs {
+				s.teacher.teach(s.lessons, s.packing, s.sets(), s.limit, s.log)
+			}
 			if now := s.settings(); now != s.cfg {
 				s.reconfigure(s.cloud.Limits())
 				if s.needs() != s.proven {
@@ -564,6 +579,19 @@ func (s *session) run(ctx context.Context) (err error) {
 	}
 }
 
+// learnt takes a better schema into use, once the home has it; until then the present one serves.
+func (s *session) learnt(coder *packed.Coder) {
+	if coder == nil || s.packing == nil || coder.Schema().ID != s.packing.coder.Schema().ID+1 || !coder.Schema().Of(s.sets()) {
+		return // another was made meanwhile
+	}
+	better, err := keepPacking(s.buf, s.lane, s.header, coder)
+	if err != nil {
+		s.log.Error("schema not kept", "error", err)
+		return
+	}
+	s.better = better
+}
+
 // schemaRefused tells that payloads are rows, since the home has no schema.
 func (s *session) schemaRefused(err error) {
 	remedy := "look at the broker: it must keep retained messages; or use publish.format: rows"
@@ -572,20 +600,6 @@ func (s *session) schemaRefused(err error) {
 	}
 	if !s.packs {
 		s.problems.raise(CodeSchema, "", status.Warn, "payloads are rows until the home has the schema that packed ones need: "+oneLine(err), remedy)
-	}
-}
-
-// flushed says that the schema's id is on disk: no other schema will ever have it.
-func (s *session) flushed() bool {
-	if s.packing.durable == nil {
-		return true
-	}
-	select {
-	case <-s.packing.durable:
-		s.packing.durable = nil
-		return true
-	default:
-		return false
 	}
 }
 
@@ -776,6 +790,9 @@ func (s *session) extend(r *run, start, end buffer.Seq) {
 				*r = run{}
 				return
 			}
+		}
+		if r == &s.live && s.packing != nil {
+			s.teacher.hear(pack.Poll{Time: st.Time, Readings: st.Readings})
 		}
 		r.next = st.First + buffer.Seq(n)
 		if r.full {

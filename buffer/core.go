@@ -84,7 +84,7 @@ const (
 	maxInFlight  = 256 << 10
 	bigUnsynced  = 256 << 10
 	appendWait   = time.Second
-	maxSideValue = 32 << 10
+	MaxSide      = 32 << 10 // bytes of a side record
 	maxSideKey   = 256
 	maxSideTotal = 1 << 20
 )
@@ -381,8 +381,8 @@ func (b *Buffer) Anchor(boot [16]byte, mono time.Duration, wall int64) error {
 
 // PutSide stores a small opaque record (at most 32 KB, all together 1 MB) under key (at most 256 bytes). It is durable with the next flush; the latest wins; nil deletes.
 func (b *Buffer) PutSide(key string, value []byte) error {
-	if len(key) == 0 || len(key) > maxSideKey || len(value) > maxSideValue {
-		return fmt.Errorf("buffer: side record %.40q of %d bytes, want a key of 1 to %d bytes and at most %d bytes", key, len(value), maxSideKey, maxSideValue)
+	if len(key) == 0 || len(key) > maxSideKey || len(value) > MaxSide {
+		return fmt.Errorf("buffer: side record %.40q of %d bytes, want a key of 1 to %d bytes and at most %d bytes", key, len(value), maxSideKey, MaxSide)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

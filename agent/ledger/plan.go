@@ -151,7 +151,7 @@ func writers(c *config.Config, format string) (func() pack.Writer, error) {
 }
 
 // packedTraining is how many made-up readings a packed plan's schema has seen.
-const packedTraining = 10_000
+const packedTraining = 4000
 
 // fill forecasts one format.
 func (x *Format) fill(c *config.Config, f *Forecast, perSecond, polls float64) error {

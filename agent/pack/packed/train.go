@@ -1,6 +1,7 @@
 package packed
 
 import (
+	"context"
 	"homeward/agent/pack"
 	"math"
 	"slices"
@@ -220,6 +221,9 @@ type Set struct {
 	Res      int64 // ms: what times are a multiple of; 0 unknown
 }
 
+// primerSize is the size of primers, in bytes.
+const primerSize = 1024
+
 // trialLength bounds how many polls of a group are tried.
 const trialLength = 1500
 
@@ -229,6 +233,11 @@ const linearGain = 1.06
 // Train makes a schema from what is known of the channels and from polls as they came, which may be none. The polls'
 // last payloads become its primers: as many as primers says.
 func Train(id uint32, sets []Set, polls []pack.Poll, primers int) (*Coder, error) {
+	return TrainContext(context.Background(), id, sets, polls, primers)
+}
+
+// TrainContext is [Train], which takes seconds on a small processor and ends early with ctx.
+func TrainContext(ctx context.Context, id uint32, sets []Set, polls []pack.Poll, primers int) (*Coder, error) {
 	s := &Schema{ID: id}
 	for _, set := range sets {
 		g := Group{Res: max(set.Res, 1)}
@@ -262,39 +271,31 @@ func Train(id uint32, sets []Set, polls []pack.Poll, primers int) (*Coder, error
 	}
 	for g := range s.Groups {
 		if len(records[g]) >= 4 {
-			s.train(g, sets[g], records[g])
+			if err := s.train(ctx, g, sets[g], records[g]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if c, err = New(s); err != nil || primers == 0 {
 		return c, err
 	}
-	// The last payloads, backwards: the primers are read forwards.
-	const size = 1024
 	var texts []string
-	from := 0
-	for range 1000 {
-		w := c.NewWriter(pack.Header{}, Text, false, size)
-		for i := from; i < len(polls) && w.Add(polls[i]); i++ {
-		}
-		if from+len(w.polls) >= len(polls) && len(texts) >= primers {
-			break
-		}
-		payload, n := w.Close()
-		if n == 0 {
-			break
-		}
+	c.fill(slices.DeleteFunc(slices.Clone(polls), func(p pack.Poll) bool { return !c.Fits(p) }), primerSize, func(payload []byte) bool {
 		texts = append(texts, string(payload))
-		for n > 0 {
-			n -= len(polls[from].Readings)
-			from++
-		}
+		return ctx.Err() == nil
+	})
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(texts) > primers {
+		texts = texts[:len(texts)-1] // the last is hardly ever full
 	}
 	s.Primers = texts[max(0, len(texts)-primers):]
 	return New(s)
 }
 
 // train fits a group.
-func (s *Schema) train(g int, set Set, records []record) {
+func (s *Schema) train(ctx context.Context, g int, set Set, records []record) error {
 	gr := &s.Groups[g]
 	if set.Every == 0 {
 		var steps []int64
@@ -320,6 +321,9 @@ func (s *Schema) train(g int, set Set, records []record) {
 	records = records[max(0, len(records)-2*trialLength):]
 	half := records[len(records)/2:]
 	for i, at := range gr.Channels {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		known := s.Channels[at]
 		values := make([]float64, len(records))
 		for j := range records {
@@ -358,6 +362,7 @@ func (s *Schema) train(g int, set Set, records []record) {
 			s.Channels[at].Parent = gr.Channels[i-1] + 1
 		}
 	}
+	return nil
 }
 
 func (c *Channel) median(values []float64) int64 {

@@ -100,6 +100,42 @@ func (w *Writer) Size() int {
 	return t.length()
 }
 
+// Size is how many bytes polls take in payloads of at most max; those that are not of the schema are left out.
+func (c *Coder) Size(polls []pack.Poll, max int) (bytes int) {
+	known := slices.DeleteFunc(slices.Clone(polls), func(p pack.Poll) bool { return !c.Fits(p) })
+	_ = c.fill(known, max, func(payload []byte) bool {
+		bytes += len(payload)
+		return true
+	})
+	return bytes
+}
+
+// fill packs polls into payloads of at most max bytes until there are no more polls, or one does not fit, or take says no;
+// it returns the polls that are left.
+func (c *Coder) fill(polls []pack.Poll, max int, take func(payload []byte) bool) []pack.Poll {
+	for len(polls) > 0 {
+		w := c.NewWriter(pack.Header{First: 1}, Text, false, max)
+		for i := 0; i < len(polls) && w.Add(polls[i]); i++ {
+		}
+		payload, n := w.Close()
+		if n == 0 || !take(payload) {
+			return polls
+		}
+		for n > 0 {
+			if k := len(polls[0].Readings); n < k { // a poll too large alone
+				rest := polls[0]
+				rest.Readings = rest.Readings[n:]
+				polls = append([]pack.Poll{rest}, polls[1:]...)
+				break
+			} else {
+				n -= k
+			}
+			polls = polls[1:]
+		}
+	}
+	return nil
+}
+
 // try is a coding of the first of the polls.
 type try struct {
 	w     *Writer
