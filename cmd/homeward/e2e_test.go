@@ -71,6 +71,8 @@ type site struct {
 	extra  string // further configuration
 	every  string
 	sensor string // further keys of the sensor
+
+	consumer *consumer
 }
 
 func newSite(t *testing.T) *site {
@@ -234,6 +236,16 @@ type consumer struct {
 	repeats int
 	limit   int // bytes of a payload
 	wrong   []string
+	heard   atomic.Int32 // times that it subscribed
+}
+
+// backTo starts the broker while the gateway stands still, until somebody listens again: a broker that was killed keeps no sessions.
+func (s *site) backTo(m *cloudtest.Mosquitto) {
+	require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGSTOP))
+	before := s.consumer.heard.Load()
+	m.Start()
+	require.Eventually(s.t, func() bool { return s.consumer.heard.Load() > before }, patience, 20*time.Millisecond)
+	require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGCONT))
 }
 
 func consume(t *testing.T, url string) *consumer {
@@ -242,7 +254,9 @@ func consume(t *testing.T, url string) *consumer {
 	o := paho.NewClientOptions().AddBroker(strings.Replace(url, "mqtt://", "tcp://", 1)).SetClientID("consumer").SetCleanSession(false).
 		SetConnectRetry(true).SetConnectRetryInterval(100 * time.Millisecond).SetMaxReconnectInterval(200 * time.Millisecond).SetKeepAlive(5 * time.Second)
 	o.SetOnConnectHandler(func(client paho.Client) {
-		client.SubscribeMultiple(map[string]byte{"homeward/acme/cold/gw-1/readings": 1, "homeward/acme/cold/gw-1/alarms": 1}, c.take)
+		if client.SubscribeMultiple(map[string]byte{"homeward/acme/cold/gw-1/readings": 1, "homeward/acme/cold/gw-1/alarms": 1}, c.take).WaitTimeout(patience) {
+			c.heard.Add(1)
+		}
 	})
 	c.client = paho.NewClient(o)
 	c.client.Connect().WaitTimeout(10 * time.Second)
@@ -408,7 +422,7 @@ func TestBrokerTroubles(t *testing.T) {
 			s.start()
 			s.until("unreachable", has("home.unreachable"))
 			sampled(t, s)
-			m.Start()
+			s.backTo(m)
 		}},
 		{"gone and back", 0, func(t *testing.T, s *site, m *cloudtest.Mosquitto) {
 			s.start()
@@ -417,7 +431,7 @@ func TestBrokerTroubles(t *testing.T) {
 			m.Stop()
 			s.until("unreachable", has("home.unreachable"))
 			sampled(t, s)
-			m.Start()
+			s.backTo(m)
 		}},
 		{"frozen", 0, func(t *testing.T, s *site, m *cloudtest.Mosquitto) {
 			s.start()
@@ -440,7 +454,7 @@ func TestBrokerTroubles(t *testing.T) {
 			require.Zero(t, v.Buffer.Delivered, "nothing counts as delivered")
 			m.Stop()
 			m.SetACL(allow)
-			m.Start()
+			s.backTo(m)
 		}},
 		{"refuses", 0, func(t *testing.T, s *site, m *cloudtest.Mosquitto) {
 			m.Stop()
@@ -450,7 +464,7 @@ func TestBrokerTroubles(t *testing.T) {
 			s.until("denied", has("home.denied"))
 			sampled(t, s)
 			refusing.Stop()
-			m.Start()
+			s.backTo(m)
 		}},
 		{"port lost and found", 1, func(t *testing.T, s *site, m *cloudtest.Mosquitto) {
 			require.NoError(t, s.line.Unplug())
@@ -493,6 +507,7 @@ func TestBrokerTroubles(t *testing.T) {
 			s := newSite(t)
 			m := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{ACL: allow})
 			c := consume(t, m.URL)
+			s.consumer = c
 			s.configure(m.URL)
 			tc.trouble(t, s, m)
 			s.until("proven", proven)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"homeward/agent/pack"
 	"homeward/drivers"
@@ -317,7 +318,7 @@ func (d *Info) header(c *coder) {
 	} else {
 		d.base = unzigzag(c.natural(zigzag(d.base), 6))
 	}
-	if d.First > maxNumber || d.base > maxTime || d.base < -maxTime {
+	if d.First > maxNumber-maxReadings || d.base > maxTime || d.base < -maxTime {
 		c.bad = errStream
 	}
 	n := int(c.natural(uint64(len(d.Gaps)), 3))
@@ -358,6 +359,9 @@ func text(c *coder, s string) string {
 	copy(b, s)
 	for i := range b {
 		b[i] = byte(c.uniform(uint64(b[i]), 256))
+	}
+	if !utf8.Valid(b) {
+		c.bad = errStream
 	}
 	return string(b)
 }

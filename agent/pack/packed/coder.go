@@ -149,7 +149,11 @@ func (c *coder) natural(v uint64, lengthBits int) uint64 {
 	if n < 2 {
 		return uint64(n)
 	}
-	return 1<<(n-1) | c.raw(v, n-1)
+	v = 1<<(n-1) | c.raw(v, n-1)
+	if v > maxNumber {
+		c.bad, v = errStream, 0
+	}
+	return v
 }
 
 // tail is the shortest string of digits that, followed by anything, lies in the interval: how many, and which.

@@ -136,6 +136,9 @@ func (m *model) time(c *coder, r *record, g *Group, gs *stream) {
 		guess := [guessers]int64{gs.guesses[0][h], gs.e2}
 		e := gs.number(c, at-usual, &ctx, &guess, unbounded)
 		k.at, k.rest = usual+e, rest
+		if limit := maxTime/g.Res + 1; k.at > limit || k.at < -limit {
+			c.bad, k.at = errStream, 0
+		}
 		gs.guessed[0] = gs.guessed[0]<<1 | uint32(flag(guess[0] == e))
 		gs.guessed[1] = gs.guessed[1]<<1 | uint32(flag(guess[1] == e))
 		gs.guesses[0][h] = e
@@ -159,6 +162,9 @@ func (m *model) value(c *coder, v *float64, ch *Channel, cs *stream, a *around) 
 	}
 	if cs.n == 0 {
 		n = ch.Mean + unzigzag(cs.natural(c, zigzag(n-ch.Mean), flagFirst))
+		if n > maxIndex*2 || n < -maxIndex*2 {
+			c.bad, n = errStream, 0
+		}
 		cs.saw(n, 0, a)
 	} else {
 		usual := cs.v1
@@ -187,6 +193,9 @@ func (m *model) value(c *coder, v *float64, ch *Channel, cs *stream, a *around) 
 	}
 	if c.decoding {
 		*v = ch.value(n, corr)
+		if math.IsNaN(*v) || math.IsInf(*v, 0) {
+			c.bad, *v = errStream, 0
+		}
 	}
 }
 
@@ -219,7 +228,7 @@ func (s *stream) escape(c *coder, v *float64, ch *Channel, n int64) {
 		for k < 15 && s.flag(c, flag(places > k), flagDecimals, uint32(k)) == 1 {
 			k++
 		}
-		near := math.Floor(ch.value(n, 0)*pow10[k] + 0.5)
+		near := math.Floor(float64(ch.value(n, 0)*pow10[k]) + 0.5) // float64: not fused
 		if !(math.Abs(near) < maxDigits) {
 			near = 0
 		}

@@ -191,7 +191,7 @@ func (c *Channel) index(v float64) (n, corr int64, ok bool) {
 	case c.Div != 0:
 		x = v * c.Div
 	case c.Dec != nil && !c.Float32:
-		x = (v*pow10[*c.Dec] - c.Off) / c.Step
+		x = (float64(v*pow10[*c.Dec]) - c.Off) / c.Step // float64: not fused
 	default:
 		x = (v - c.Off) / c.Step
 	}
