@@ -92,6 +92,7 @@ func keepPacking(b *buffer.Buffer, lane *buffer.Lane, h pack.Header, coder *pack
 const (
 	lessonReadings = 4000           // some 200 KB
 	lessonEvery    = 24 * time.Hour // instruments and what they measure change slowly
+	lessonPrimers  = 4              // of 1,024 bytes: a schema of some 5 KB
 	lessonGain     = 0.97           // a schema that saves less is not worth its transmission
 )
 
@@ -133,12 +134,12 @@ func (t *teacher) teach(ctx context.Context, now *packing, sets []packed.Set, ma
 func betterSchema(ctx context.Context, now *packed.Coder, sets []packed.Set, polls []pack.Poll, max int) (*packed.Coder, error) {
 	id := now.Schema().ID + 1
 	cut := len(polls) * 6 / 10
-	try, err := packed.TrainContext(ctx, id, sets, polls[:cut], 2)
+	try, err := packed.TrainContext(ctx, id, sets, polls[:cut], lessonPrimers)
 	if err != nil {
 		return nil, err
 	}
 	if float64(try.Size(polls[cut:], max)) > lessonGain*float64(now.Size(polls[cut:], max)) {
 		return nil, nil
 	}
-	return packed.TrainContext(ctx, id, sets, polls, 2)
+	return packed.TrainContext(ctx, id, sets, polls, lessonPrimers)
 }
