@@ -57,6 +57,7 @@ const (
 	MaxSchema   = 1 << 20 // bytes of its JSON
 	maxPrimers  = 8
 	maxIndex    = 1 << 44 // of n
+	maxEvery    = 1 << 32 // ms
 )
 
 // ParseSchema reads and checks a schema.
@@ -116,9 +117,9 @@ func (s *Schema) check() error {
 		switch {
 		case len(g.Channels) == 0:
 			return fmt.Errorf("packed: schema %d: group %d has no channels", s.ID, i)
-		case g.Res < 1 || g.Res > 1<<32:
+		case g.Res < 1 || g.Res > maxEvery:
 			return fmt.Errorf("packed: schema %d: group %d: res %d: want 1 to 2^32 ms", s.ID, i, g.Res)
-		case g.Every < 1 || g.Every > 1<<32/g.Res:
+		case g.Every < 1 || g.Every > maxEvery/g.Res:
 			return fmt.Errorf("packed: schema %d: group %d: per %d: want 1 to 2^32 ms in steps of %d", s.ID, i, g.Every, g.Res)
 		}
 		at := map[int]bool{}

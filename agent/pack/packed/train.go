@@ -241,7 +241,7 @@ func TrainContext(ctx context.Context, id uint32, sets []Set, polls []pack.Poll,
 	s := &Schema{ID: id}
 	for _, set := range sets {
 		g := Group{Res: max(set.Res, 1)}
-		g.Every = max(1, set.Every/g.Res)
+		g.Every = min(max(1, set.Every/g.Res), maxEvery/g.Res)
 		for _, h := range set.Channels {
 			c := Channel{Div: 1}
 			if h.Exact != nil {
@@ -316,7 +316,7 @@ func (s *Schema) train(ctx context.Context, g int, set Set, records []record) er
 			}
 		}
 		slices.Sort(steps)
-		gr.Every = max(1, steps[len(steps)/2]/gr.Res)
+		gr.Every = min(max(1, steps[len(steps)/2]/gr.Res), maxEvery/gr.Res)
 	}
 	records = records[max(0, len(records)-2*trialLength):]
 	half := records[len(records)/2:]

@@ -15,11 +15,11 @@ type Writer struct {
 	head   Info
 	max    int
 	polls  []record
-	queue  [][]int // per group: its polls
-	n      int     // readings
-	over   bool    // coded once, and found to be too much
-	parts  int     // of the first poll, when that alone is too much
-	places []int
+	queue  [][]int   // per group: its polls
+	n      int       // readings
+	over   bool      // coded once, and found to be too much
+	places []int     // of the last poll
+	slab   []float64 // room for values
 }
 
 // NewWriter begins a payload of at most max bytes; the gateway's name goes into it where named says so.
@@ -41,7 +41,7 @@ func (w *Writer) Add(p pack.Poll) bool {
 		return false
 	}
 	size := len(w.c.schema.Groups[g].Channels)
-	r := record{group: g, time: p.Time, values: make([]float64, size)}
+	r := record{group: g, time: p.Time, values: w.room(size)}
 	if len(p.Readings) < size || slices.ContainsFunc(p.Readings, func(r drivers.Reading) bool { return r.Quality != drivers.Good }) {
 		r.shape, r.present, r.quality = true, make([]bool, size), make([]drivers.Quality, size)
 	}
@@ -68,6 +68,16 @@ func (w *Writer) Add(p pack.Poll) bool {
 		t.free()
 	}
 	return true
+}
+
+// room is where a poll's values go: many polls share one allocation.
+func (w *Writer) room(n int) []float64 {
+	if len(w.slab) < n {
+		w.slab = make([]float64, max(n, 1024))
+	}
+	room := w.slab[:n:n]
+	w.slab = w.slab[n:]
+	return room
 }
 
 // AddPart takes nothing: [Writer.Close] splits a poll that is too large alone.

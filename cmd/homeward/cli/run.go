@@ -94,9 +94,9 @@ func run(ctx context.Context, cfg *config.Config, reload func() (*config.Config,
 func startError(cfg *config.Config, err error) error {
 	switch {
 	case errors.Is(err, buffer.ErrBusy):
-		return fmt.Errorf("%w: another gateway runs with the state folder %s: look at it with homeward status, stop it (systemctl stop homeward), or give this one another state:", err, cfg.State)
+		return fmt.Errorf("%w: another gateway runs with the state folder %s: look at it with homeward status, stop it (systemctl stop homeward), or give this one another state folder (state:)", err, cfg.State)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: run this as the user that owns the state folder (sudo -u homeward …), or as root, or give this gateway another state:", err)
+		return fmt.Errorf("%w: run this as the user that owns the state folder (sudo -u homeward …), or as root, or give this gateway another state folder (state:)", err)
 	}
 	return err
 }
