@@ -3,6 +3,7 @@ package buffer
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -250,6 +251,34 @@ func (b *Buffer) cutFile(name string) error {
 	}
 	b.tell("%s: %d bytes long, of which %d are used; cut back", name, size, used)
 	return nil
+}
+
+// usedPart is a copy, in a temporary file that has no name, of what bbolt uses of a file that is far longer.
+func (b *Buffer) usedPart(name string) (*os.File, error) {
+	f, err := b.openFile(name, openRO, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // read only
+	_, used, ok := excess(f)
+	if !ok || used > 2*maxSegment {
+		return nil, fmt.Errorf("%w: far too long, and what of it is used cannot be told", errDamaged)
+	}
+	part, err := os.CreateTemp("", "homeward-*.db")
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(os.Remove(part.Name()), copyPart(part, f, used))
+	if err != nil {
+		_ = part.Close() // it is gone with that
+		return nil, err
+	}
+	return part, nil
+}
+
+func copyPart(to io.Writer, from io.ReaderAt, n int64) error {
+	_, err := io.Copy(to, io.NewSectionReader(from, 0, n))
+	return err
 }
 
 // sizeOf is what a file takes of the disk: its length may be far more where it has holes.

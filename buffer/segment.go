@@ -82,10 +82,21 @@ func (b *Buffer) openBolt(name string, limit int, readOnly bool) (db *bolt.DB, e
 			return nil, err
 		} else if info.Size() == 0 {
 			return nil, fmt.Errorf("%w: empty", errDamaged)
+		} else if info.Size() > int64(limit)+maxAhead { // more than a small machine can map
+			opt.OpenFile = func(string, int, os.FileMode) (*os.File, error) {
+				file, err = b.usedPart(name)
+				return file, err
+			}
 		}
 	}
 	if !readOnly { // an empty one would be initialised in place, which a power cut could leave half done: only createBolt may
 		info, serr := b.fs.Stat(b.path(name))
+		if serr == nil && info.Size() > int64(limit)+maxAhead {
+			if err := b.cutFile(name); err != nil { // a small machine cannot map it as it is
+				return nil, err
+			}
+			info, serr = b.fs.Stat(b.path(name))
+		}
 		if serr == nil {
 			if err := b.checkFile(name); err != nil {
 				return nil, fmt.Errorf("%s, %d bytes: %w", name, info.Size(), err)

@@ -556,8 +556,8 @@ func (s *scene) box(ts *testscript.TestScript, args []string) {
 	s.holder = exec.Command("unshare", "--mount", "--net", "sh", "-ec", `
 		mount -t tmpfs tmpfs "$0"
 		for d in etc var/lib usr/local; do
-			mkdir -p "$0/up/$d" "$0/work/$d"
-			mount -t overlay overlay -o "lowerdir=/$d,upperdir=$0/up/$d,workdir=$0/work/$d" "/$d"
+			mkdir -p "$0/up/$d" "$0/behind/$d"
+			mount -t overlay overlay -o "lowerdir=/$d,upperdir=$0/up/$d,workdir=$0/behind/$d" "/$d"
 		done
 		mount -t tmpfs tmpfs /run # no systemd
 		ip link set lo up

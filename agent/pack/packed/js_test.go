@@ -381,7 +381,7 @@ var drawSite = rapid.Custom(func(t *rapid.T) site {
 	s.split = len(s.polls) / 3
 	for i := range r.IntN(3) * r.IntN(4) {
 		from, to := uint64(i)*10+1, uint64(i)*10+1+uint64(r.IntN(1<<20))
-		gap := pack.Gap{N: to - from + 1, TFrom: 1_700_000_000_000, TTo: int64(r.IntN(1 << 40)), Reason: "evicted", MaybeDelivered: i == 1}
+		gap := pack.Gap{N: to - from + 1, TFrom: 1_700_000_000_000, TTo: int64(r.Int64N(1 << 40)), Reason: "evicted", MaybeDelivered: i == 1}
 		if i != 2 {
 			gap.From, gap.To = &from, &to
 		}
