@@ -68,7 +68,7 @@ func (s *sampler) apply(ctx context.Context, sensors []config.Sensor, alarms []c
 	defer s.mu.Unlock()
 	var next, stop []*owner
 	kept := map[drivers.Bus]*owner{}
-	past := map[string]status.Sensor{} // counts outlive a change of the configuration
+	past := map[string]*sensor{} // counts outlive a change of the configuration
 	for _, o := range s.owners {
 		if reflect.DeepEqual(o.configs, groups[o.bus]) && reflect.DeepEqual(o.alarms, alarms) {
 			kept[o.bus] = o
@@ -81,9 +81,7 @@ func (s *sampler) apply(ctx context.Context, sensors []config.Sensor, alarms []c
 		o.cancel()
 		before[o.bus] = o.done
 		for _, x := range o.sensors {
-			x.mu.Lock()
-			past[x.cfg.Name] = x.view
-			x.mu.Unlock()
+			past[x.cfg.Name] = x
 		}
 	}
 	for _, bus := range order {
@@ -215,7 +213,7 @@ type rule struct {
 	active bool
 }
 
-func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.Sensor, alarms []config.Alarm, past map[string]status.Sensor, before <-chan struct{}) *owner {
+func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.Sensor, alarms []config.Alarm, past map[string]*sensor, before <-chan struct{}) *owner {
 	ctx, cancel := context.WithCancel(ctx)
 	o := &owner{
 		sampler: s, bus: bus, configs: configs, alarms: alarms, cancel: cancel,
@@ -223,8 +221,7 @@ func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.S
 	}
 	for i := range configs {
 		x := newSensor(&configs[i], alarms)
-		v := past[x.cfg.Name]
-		x.view.LastOK, x.view.Errors, x.view.Readings, x.view.Polls, x.view.Missed, x.view.Unsampled = v.LastOK, v.Errors, v.Readings, v.Polls, v.Missed, v.Unsampled
+		x.inherit(past[x.cfg.Name])
 		o.sensors = append(o.sensors, x)
 	}
 	go func() {
@@ -232,6 +229,9 @@ func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.S
 		defer o.beat.end()
 		if before != nil {
 			<-before // bounded by the end of its poll
+			for _, x := range o.sensors {
+				x.inherit(past[x.cfg.Name]) // which that poll has counted
+			}
 		}
 		o.run(ctx)
 		for _, x := range o.sensors { // whoever follows finds out anew
@@ -239,6 +239,19 @@ func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.S
 		}
 	}()
 	return o
+}
+
+// inherit takes over what its predecessor counted; nil: there was none.
+func (x *sensor) inherit(old *sensor) {
+	if old == nil {
+		return
+	}
+	old.mu.Lock()
+	v := old.view
+	old.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.view.LastOK, x.view.Errors, x.view.Readings, x.view.Polls, x.view.Missed, x.view.Unsampled = v.LastOK, v.Errors, v.Readings, v.Polls, v.Missed, v.Unsampled
 }
 
 func newSensor(c *config.Sensor, alarms []config.Alarm) *sensor {

@@ -450,6 +450,10 @@ func TestReloadWaitsForNobody(t *testing.T) {
 		_, v := r.mem.of("slow/v")
 		require.Greater(t, len(v), 4, "the slow one goes on, its long poll was kept")
 		require.Len(t, r.status(), 2)
+		for _, x := range r.status() {
+			_, v := r.mem.of(x.Name + "/v")
+			require.EqualValues(t, len(v), x.Readings, "%s: what its last poll before the change recorded counts", x.Name)
+		}
 		r.end()
 	})
 }
