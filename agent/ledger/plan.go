@@ -197,6 +197,7 @@ type tally struct{ payloads, full, readings, bytes, cost float64 }
 // The bounds of a simulation; beyond, the mean no longer moves.
 const (
 	maxPayloads = 40
+	maxPacked   = 10 // of packed ones, which hold many times as much
 	maxPolls    = 200_000
 )
 
@@ -265,7 +266,7 @@ func simulate(c *config.Config, format string, maxAge time.Duration) (tally, err
 				return tally{}, err
 			}
 		}
-		if t.payloads >= maxPayloads {
+		if t.payloads >= maxPayloads || format == pack.FormatPacked && t.payloads >= maxPacked {
 			return t, nil
 		}
 		if err := take(at, p); err != nil {
