@@ -186,6 +186,11 @@ func TestMistakes(t *testing.T) {
 		// Ranges and enumerations.
 		{"too low", base + "publish: {max_bytes: «10}\n", `publish.max_bytes: "10": want 256 to 256KiB`},
 		{"too high", base + "operations: {billing_day: «32}\n", `operations.billing_day: "32": want 1 to 31`},
+		{"a negative resolution", in("unit_id: 1", "unit_id: 1, resolution: «-1"), `sensors[0].resolution: "-1": want at least 0`},
+		{"a channel's negative resolution", in("unit: Cel", "resolution: «-1"), `sensors[0].channels[0].resolution: "-1": want at least 0`},
+		{"a time resolution too fine", in("unit_id: 1", "unit_id: 1, time_resolution: «500us"), `sensors[0].time_resolution: "500us": want 1ms to 1h`},
+		{"a time resolution too coarse", in("unit_id: 1", "unit_id: 1, time_resolution: «2h"), `sensors[0].time_resolution: "2h": want 1ms to 1h`},
+		{"a time resolution in parts of a millisecond", in("unit_id: 1", "unit_id: 1, time_resolution: «2500us"), `sensors[0].time_resolution: "2500us": want whole milliseconds, 1ms to 1h`},
 		{"below a lower bound only", in("unit_id: 1", "unit_id: 1, deadband: «-1"), `sensors[0].deadband: "-1": want at least 0`},
 		{"every 0", in("unit_id: 1", "unit_id: 1, every: «0s"), `sensors[0].every: "0s": want 10ms to 24h`},
 		{"enumeration", base + "buffer: {when_full: «stop}\n", `buffer.when_full: "stop": want drop-oldest or stop-sampling`},
@@ -362,6 +367,35 @@ func TestTimeoutFollowsEvery(t *testing.T) {
 	require.Empty(t, c.Warnings)
 }
 
+func TestTimeResolution(t *testing.T) {
+	for _, c := range []struct {
+		sensor string
+		want   time.Duration
+	}{
+		{"driver: gauge, unit_id: 1, channels: [{name: x}]", 100 * time.Millisecond},
+		{"driver: gauge, unit_id: 1, channels: [{name: x}], every: 1s", 100 * time.Millisecond},
+		{"driver: gauge, unit_id: 1, channels: [{name: x}], every: 500ms", 10 * time.Millisecond},
+		{"driver: gauge, unit_id: 1, channels: [{name: x}], every: 50ms", time.Millisecond},
+		{"driver: gauge, unit_id: 1, channels: [{name: x}], every: 1m, time_resolution: 1m", time.Minute},
+		{"driver: gauge, unit_id: 1, channels: [{name: x}], every: 1m, time_resolution: 1ms", time.Millisecond},
+	} {
+		cfg, err := load(base + "sensors: [{name: a, port: /dev/x, " + c.sensor + "}]\n")
+		require.NoError(t, err, c.sensor)
+		require.Equal(t, config.Duration(c.want), cfg.Sensors[0].TimeResolution, c.sensor)
+		require.Empty(t, cfg.Warnings)
+	}
+	for sensor, want := range map[string]time.Duration{
+		"driver: nmea": time.Millisecond, "driver: nmea, every: 1m": time.Millisecond, "driver: nmea, time_resolution: 1m": time.Minute,
+		`driver: line, pattern: "(?P<x>.*)", channels: [{name: x}]`:           time.Millisecond,
+		`driver: line, ask: "?", pattern: "(?P<x>.*)", channels: [{name: x}]`: 100 * time.Millisecond,
+	} {
+		cfg, err := config.Parse("h.yaml", []byte(base+"sensors: [{name: a, port: /dev/x, "+sensor+"}]\n"), factories)
+		require.NoError(t, err, sensor)
+		require.Equal(t, config.Duration(want), cfg.Sensors[0].TimeResolution, sensor)
+		require.Empty(t, cfg.Warnings)
+	}
+}
+
 func TestChannelsTakeAfterTheirSensor(t *testing.T) {
 	c, err := load(base + `sensors:
   - name: a
@@ -370,6 +404,7 @@ func TestChannelsTakeAfterTheirSensor(t *testing.T) {
     unit_id: 7
     deadband: 0.5
     on_change: true
+    resolution: 0.1
     min: -1
     max: 1_000
     bits: [0x10, 3]
@@ -378,16 +413,18 @@ func TestChannelsTakeAfterTheirSensor(t *testing.T) {
     echo: true
     channels:
       - {name: plain}
-      - {name: own, deadband: 0, on_change: false, min: -2, max: 2.5}
+      - {name: own, deadband: 0, on_change: false, resolution: 0, min: -2, max: 2.5}
 `)
 	require.NoError(t, err)
 	s := c.Sensors[0]
 	require.Equal(t, 0.5, *s.Channels[0].Deadband)
 	require.True(t, *s.Channels[0].OnChange)
+	require.Equal(t, 0.1, *s.Channels[0].Resolution)
 	require.Equal(t, -1.0, *s.Channels[0].Min)
 	require.Equal(t, 1000.0, *s.Channels[0].Max)
 	require.Zero(t, *s.Channels[1].Deadband)
 	require.False(t, *s.Channels[1].OnChange)
+	require.Zero(t, *s.Channels[1].Resolution)
 	require.Equal(t, -2.0, *s.Channels[1].Min)
 	require.Equal(t, 2.5, *s.Channels[1].Max)
 	m := s.Options.(*meter)
@@ -404,6 +441,7 @@ func TestWarnings(t *testing.T) {
 		{"not encrypted", strings.Replace(base, "localhost", "broker.example.net", 1) + boiler, config.CodeWarning, "home.url", "not encrypted"},
 		{"not encrypted websocket", strings.Replace(base, "mqtt://localhost", "ws://192.0.2.1", 1) + boiler, config.CodeWarning, "home.url", "not encrypted"},
 		{"time-out longer than every", base + strings.Replace(boiler, "unit_id: 1", "unit_id: 1, every: 1s, timeout: 2s", 1), config.CodeWarning, "sensors[0].timeout", "longer than every"},
+		{"times coarser than every", base + strings.Replace(boiler, "unit_id: 1", "unit_id: 1, every: 1s, time_resolution: 2s", 1), config.CodeWarning, "sensors[0].time_resolution", "the same time"},
 		{"unknown unit", base + strings.Replace(boiler, "unit: Cel", "unit: °C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `"°C"`},
 		{"coulomb", base + strings.Replace(boiler, "unit: Cel", "unit: C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `unit "C" is the coulomb`},
 		{"open status page", base + boiler + "status: {listen: \":8080\"}\n", config.CodeWarning, "status.listen", "no password"},

@@ -303,6 +303,14 @@ func (d *decoder) brokenBelow(path string) bool {
 
 func (d *decoder) checkTimes(c *Config, s *Sensor, path string) {
 	patience, talks := drivers.Talks(s.Options)
+	if _, given := d.at[path+".time_resolution"]; !given {
+		s.TimeResolution = defaultTimeResolution(s.Every, talks)
+	} else if s.TimeResolution%Duration(time.Millisecond) != 0 {
+		d.problem(path+".time_resolution", d.shown(path+".time_resolution"), "whole milliseconds, 1ms to 1h")
+	} else if s.TimeResolution > s.Every && !talks && !d.brokenBelow(path) {
+		d.warn(c, CodeWarning, path+".time_resolution", fmt.Sprintf("time_resolution %v is longer than every %v: several readings of a channel get the same time", s.TimeResolution, s.Every),
+			"make every longer or time_resolution shorter")
+	}
 	if _, given := d.at[path+".timeout"]; !given {
 		s.Timeout = min(defaultTimeout, s.Every)
 		if talks {
@@ -313,6 +321,17 @@ func (d *decoder) checkTimes(c *Config, s *Sensor, path string) {
 		d.warn(c, CodeWarning, path+".timeout", fmt.Sprintf("timeout %v is longer than every %v: when %s is silent, polls are missed", s.Timeout, s.Every, s.Name),
 			"make timeout shorter or every longer")
 	}
+}
+
+// defaultTimeResolution is fine enough to tell a sensor's polls apart; an instrument that talks by itself says when.
+func defaultTimeResolution(every Duration, talks bool) Duration {
+	switch {
+	case talks || every < Duration(100*time.Millisecond):
+		return Duration(time.Millisecond)
+	case every < Duration(time.Second):
+		return Duration(10 * time.Millisecond)
+	}
+	return Duration(100 * time.Millisecond)
 }
 
 // fault turns a driver's complaint into a problem at its place.
@@ -351,6 +370,9 @@ func (d *decoder) checkChannels(c *Config, s *Sensor, path string) {
 		}
 		if ch.OnChange == nil {
 			ch.OnChange = s.OnChange
+		}
+		if ch.Resolution == nil {
+			ch.Resolution = s.Resolution
 		}
 		if ch.Min == nil {
 			ch.Min = s.Min
