@@ -842,7 +842,7 @@ func (s *session) start(r *run, st buffer.Stored) {
 // writer is of the configured format; what no schema has goes as rows.
 func (s *session) writer(h pack.Header, st buffer.Stored) pack.Writer {
 	if s.packs && s.packing.coder.Fits(pack.Poll{Time: st.Time, Readings: st.Readings}) {
-		return s.packing.coder.NewWriter(h, packed.Text, false, s.limit)
+		return s.packing.coder.NewWriter(h, packed.RadixOf(s.cfg.Encoding), false, s.limit)
 	}
 	return pack.New(s.cfg.Format, h, s.limit)
 }

@@ -196,6 +196,7 @@ func TestMistakes(t *testing.T) {
 		{"enumeration", base + "buffer: {when_full: «stop}\n", `buffer.when_full: "stop": want drop-oldest or stop-sampling`},
 		{"enumeration with a guess", base + "publish: {acknowledge: «prooven}\n", `publish.acknowledge: "prooven": want proven, puback or receiver; did you mean proven?`},
 		{"cloud of a later release", home("home: {", "home: {cloud: «losant, "), `home.cloud: "losant": want mqtt: losant is not in this release`},
+		{"unknown encoding", base + "publish: {format: packed, encoding: «base64}\n", `publish.encoding: "base64": want text, text85 or binary`},
 		{"unknown format", base + "publish: {format: «cbor}\n", `publish.format: "cbor": want rows, packed or senml`},
 		{"a name that SenML does not have", strings.Replace(in("name: flow", "name: «Kühlraum"), "sensors:", "publish: {format: senml}\nsensors:", 1), `sensors[0].channels[0].name: "Kühlraum": want letters a-z A-Z, digits and - : . _ alone, since publish.format is senml`},
 		{"a sensor that SenML does not have", strings.Replace(in("name: boiler", `name: «"boiler 1"`), "sensors:", "publish: {format: senml}\nsensors:", 1), `sensors[0].name: "boiler 1": want letters a-z A-Z, digits and - : . _ alone, since publish.format is senml`},
@@ -341,7 +342,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, "/var/lib/homeward", c.State)
 	require.Equal(t, config.Home{Cloud: "mqtt", Organization: "acme", Project: "cold-chain", Product: "box", URL: "mqtt://localhost", Prefix: "homeward"}, c.Home)
 	require.Equal(t, config.Publish{
-		Format: "rows", MaxBytes: 1024, MaxAge: config.Duration(5 * time.Minute), Acknowledge: "proven", BacklogShare: 0.5,
+		Format: "rows", Encoding: "text", MaxBytes: 1024, MaxAge: config.Duration(5 * time.Minute), Acknowledge: "proven", BacklogShare: 0.5,
 	}, c.Publish)
 	require.Equal(t, config.Operations{BillingDay: 1, Reserve: 0.1, AtLimit: "hold"}, c.Operations)
 	require.Equal(t, config.Buffer{MaxBytes: 512e6, KeepFree: 256e6, Flush: config.Duration(time.Second), WhenFull: "drop-oldest"}, c.Buffer)
@@ -441,6 +442,7 @@ func TestWarnings(t *testing.T) {
 		{"not encrypted", strings.Replace(base, "localhost", "broker.example.net", 1) + boiler, config.CodeWarning, "home.url", "not encrypted"},
 		{"not encrypted websocket", strings.Replace(base, "mqtt://localhost", "ws://192.0.2.1", 1) + boiler, config.CodeWarning, "home.url", "not encrypted"},
 		{"time-out longer than every", base + strings.Replace(boiler, "unit_id: 1", "unit_id: 1, every: 1s, timeout: 2s", 1), config.CodeWarning, "sensors[0].timeout", "longer than every"},
+		{"an encoding of nothing", base + boiler + "publish: {encoding: binary}\n", config.CodeWarning, "publish.encoding", "says nothing about publish.format rows"},
 		{"times coarser than every", base + strings.Replace(boiler, "unit_id: 1", "unit_id: 1, every: 1s, time_resolution: 2s", 1), config.CodeWarning, "sensors[0].time_resolution", "the same time"},
 		{"unknown unit", base + strings.Replace(boiler, "unit: Cel", "unit: °C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `"°C"`},
 		{"coulomb", base + strings.Replace(boiler, "unit: Cel", "unit: C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `unit "C" is the coulomb`},

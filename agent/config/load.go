@@ -100,6 +100,7 @@ func (d *decoder) check(c *Config, getenv func(string) string) {
 	d.checkState(c, getenv)
 	d.checkHome(c)
 	d.checkSensors(c)
+	d.checkEncoding(c)
 	d.checkSenML(c)
 	d.checkFit(c)
 	d.checkAlarms(c)
@@ -450,6 +451,13 @@ func (d *decoder) checkAlarms(c *Config) {
 var onePayload = map[string]string{
 	"rows":  `{"gw":"","e":4294967295,"s":18446744073709551615,"n":1,"t":9007199254740992,"g":[{"c":[""],"u":[""],"r":[[0,-1.7976931348623157e+308]],"q":[[null,"stale-clock"]]}]}`,
 	"senml": `[{"bver":26,"bn":"/","hwe":4294967295,"hws":18446744073709551615,"bt":253402300799.999,"n":"","u":"","v":-1.7976931348623157e+308,"hwt":-62167219200000,"hwq":"stale-clock"}]`,
+}
+
+func (d *decoder) checkEncoding(c *Config) {
+	const path = "publish.encoding"
+	if _, given := d.at[path]; given && c.Publish.Format != "packed" {
+		d.warn(c, CodeWarning, path, fmt.Sprintf("publish.encoding says nothing about publish.format %s", c.Publish.Format), "leave it out, or use publish.format: packed")
+	}
 }
 
 // checkSenML makes sure that what is to go out as SenML has names that the standard allows (RFC 8428 §4.5.1).

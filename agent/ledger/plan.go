@@ -147,7 +147,9 @@ func writers(c *config.Config, format string) (func() pack.Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() pack.Writer { return coder.NewWriter(header(c), packed.Text, false, int(c.Publish.MaxBytes)) }, nil
+	return func() pack.Writer {
+		return coder.NewWriter(header(c), packed.RadixOf(c.Publish.Encoding), false, int(c.Publish.MaxBytes))
+	}, nil
 }
 
 // packedTraining is how many made-up readings a packed plan's schema has seen.

@@ -8,6 +8,17 @@ import (
 	"homeward/drivers"
 )
 
+// RadixOf is the alphabet that publish.encoding names; where it names none, [Text].
+func RadixOf(encoding string) Radix {
+	switch encoding {
+	case "text85":
+		return Safe
+	case "binary":
+		return Binary
+	}
+	return Text
+}
+
 // Sets are the configured channels as the sampler polls them.
 func Sets(c *config.Config) (sets []Set) {
 	for i := range c.Sensors {
