@@ -199,13 +199,10 @@ type sensor struct {
 
 // channel is what the sampler remembers of one.
 type channel struct {
-	full               string
-	deadband, min, max *float64
-	onChange           bool
-	rules              []rule
-	last               float64
-	lastQuality        drivers.Quality
-	recorded           bool
+	drivers.Reducer
+	full     string
+	min, max *float64
+	rules    []rule
 }
 
 type rule struct {
@@ -258,7 +255,7 @@ func newSensor(c *config.Sensor, alarms []config.Alarm) *sensor {
 	x := &sensor{cfg: c, channels: map[string]*channel{}}
 	x.view = status.Sensor{Name: c.Name, Driver: c.Driver, Bus: c.Options.Bus().Name, EveryS: time.Duration(c.Every).Seconds(), State: "starting"}
 	for _, ch := range c.Channels {
-		k := &channel{full: c.Name + "/" + ch.Name, deadband: ch.Deadband, min: ch.Min, max: ch.Max, onChange: ch.OnChange != nil && *ch.OnChange}
+		k := &channel{Reducer: drivers.NewReducer(&ch), full: c.Name + "/" + ch.Name, min: ch.Min, max: ch.Max}
 		for _, a := range alarms {
 			if a.Channel == k.full {
 				k.rules = append(k.rules, rule{Alarm: a})
@@ -557,11 +554,12 @@ func (o *owner) record(x *sensor, stamp drivers.Stamp, readings []drivers.Readin
 			r.Quality = drivers.Suspect
 		}
 		alarm := c.alarm(r.Value)
-		if !alarm && c.dull(r) {
+		r.Value = c.Round(r.Value) // limits and alarms are judged by what the instrument said
+		if !alarm && c.Dull(r) {
 			continue
 		}
 		poll.Alarm = poll.Alarm || alarm
-		c.last, c.lastQuality, c.recorded = r.Value, r.Quality, true
+		c.Record(r)
 		r.Channel = c.full
 		poll.Readings = append(poll.Readings, r)
 	}
@@ -583,22 +581,9 @@ func (o *owner) record(x *sensor, stamp drivers.Stamp, readings []drivers.Readin
 	return len(poll.Readings), 0, nil
 }
 
-// dull says that a reading need not be recorded: dead-band and on-change, against the
-// last one recorded, never against the last one seen, so that a slow drift shows.
-func (c *channel) dull(r drivers.Reading) bool {
-	if !c.recorded || r.Quality != c.lastQuality {
-		return false
-	}
-	d := r.Value - c.last
-	if d < 0 {
-		d = -d
-	}
-	return c.deadband != nil && d < *c.deadband || c.onChange && d == 0
-}
-
 // forget makes the next value count as the first.
 func (c *channel) forget() {
-	c.recorded = false
+	c.Forget()
 	for i := range c.rules {
 		c.rules[i].active = false
 	}

@@ -306,6 +306,11 @@ func TestRecordFilters(t *testing.T) {
 		{"suspect", drivers.Channel{Min: p(0), Max: p(10)}, nil, []float64{-1, 0, 10, 11}, []float64{-1, 0, 10, 11}, []float64{-1, 11}, 0},
 		{"suspect breaks the dead-band", drivers.Channel{Deadband: p(5), Max: p(10)}, nil, []float64{9, 11, 9}, []float64{9, 11, 9}, []float64{11}, 0},
 		{"alarm enters and leaves", drivers.Channel{OnChange: &yes}, []config.Alarm{{Channel: "a/v", Above: p(5)}}, []float64{1, 6, 6, 7, 2, 2}, []float64{1, 6, 7, 2}, nil, 2},
+		{"rounded", drivers.Channel{Resolution: p(0.1)}, nil, []float64{21.3, 21.349, 21.35, -0.01}, []float64{21.3, 21.3, 21.4, 0}, nil, 0},
+		{"on change of what is rounded", drivers.Channel{Resolution: p(0.5), OnChange: &yes}, nil, []float64{1, 1.2, 1.3, 1.6, 1}, []float64{1, 1.5, 1}, nil, 0},
+		{"dead-band of what is rounded", drivers.Channel{Resolution: p(0.1), Deadband: p(0.1)}, nil, []float64{21.3, 21.34, 21.36, 21.44, 21.46}, []float64{21.3, 21.4, 21.5}, nil, 0},
+		{"limits of what the instrument said", drivers.Channel{Resolution: p(1), Max: p(10)}, nil, []float64{10, 10.4, 9.6}, []float64{10, 10, 10}, []float64{10}, 0},
+		{"alarm of what the instrument said", drivers.Channel{Resolution: p(1), OnChange: &yes}, []config.Alarm{{Channel: "a/v", Above: p(5)}}, []float64{5, 5.1, 5.4, 4.9}, []float64{5, 5, 5}, nil, 2},
 		{"alarm below", drivers.Channel{Deadband: p(100)}, []config.Alarm{{Channel: "a/v", Below: p(0)}}, []float64{1, -1}, []float64{1, -1}, nil, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
