@@ -13,6 +13,8 @@ package config
 
 import (
 	"slices"
+	"time"
+	_ "time/tzdata" // not every gateway has it
 
 	"homeward/drivers"
 )
@@ -86,11 +88,12 @@ type Publish struct {
 	Format       string   `yaml:"format,omitempty" default:"rows" enum:"rows,packed,senml" doc:"what a payload looks like: rows is JSON that anyone can read; packed carries 20 to 30 times as many readings, for whoever runs a decoder (docs/packed.md); senml is RFC 8428, for whoever demands the standard: far fewer readings fit"`
 	Encoding     string   `yaml:"encoding,omitempty" default:"text" enum:"text,text85,binary" doc:"letters of packed payloads: text stands in a JSON string as it is, text85 is also safe where HTML is escaped (2 % fewer readings), binary is bytes, for receivers that take any (some 20 % more)"`
 	MaxBytes     Size     `yaml:"max_bytes,omitempty" default:"1024" min:"256" max:"256KiB" doc:"a payload is never larger; what the home bills as one operation is a good choice"`
-	MaxAge       Duration `yaml:"max_age,omitempty" default:"5m" min:"100ms" max:"720h" doc:"no reading waits longer before it is published, while the home is reached"`
+	MaxAge       Duration `yaml:"max_age,omitempty" default:"5m" min:"100ms" max:"720h" doc:"no ordinary reading waits longer before it is published, while the home is reached and the month's budget lasts (operations)"`
 	Alarms       []Alarm  `yaml:"alarms,omitempty" doc:"channels whose readings leave at once when they cross a limit"`
 	Acknowledge  string   `yaml:"acknowledge,omitempty" default:"proven" enum:"proven,puback,receiver" doc:"when a reading counts as delivered: proven (acknowledged by a broker that was seen to pass on what it acknowledges), puback (acknowledged), receiver (a receiver says so on the topic acks)"`
 	BacklogShare Percent  `yaml:"backlog_share,omitempty" default:"50%" min:"1%" max:"100%" doc:"how much of the sending may be backlog while newer readings wait too"`
 	Window       int      `yaml:"window,omitempty" default:"0" min:"0" max:"1000" doc:"payloads that may be on their way unacknowledged; 0: as many as suit the kind of home"`
+	Rate         Rate     `yaml:"rate,omitempty" doc:"most publishes of readings and alarms in any time of this length; default: what the kind of home allows" example:"30/15s"`
 }
 
 // Alarm names a channel whose readings leave at once outside of limits. At least one limit is set.
@@ -103,9 +106,13 @@ type Alarm struct {
 // Operations is the month's budget.
 type Operations struct {
 	PerMonth   int64   `yaml:"per_month,omitempty" default:"0" min:"0" max:"1000000000000" doc:"data operations that this gateway may use in a billing month; 0: no budget" example:"7200"`
-	BillingDay int     `yaml:"billing_day,omitempty" default:"1" min:"1" max:"31" doc:"day on which the billing month begins (UTC); in shorter months the last day"`
-	Reserve    Percent `yaml:"reserve,omitempty" default:"10%" min:"0%" max:"90%" doc:"share of the budget that is kept for alarms; this release does not act on it"`
-	AtLimit    string  `yaml:"at_limit,omitempty" default:"hold" enum:"hold,thin,continue" doc:"what happens when the budget is used up; this release does not act on it"`
+	BillingDay int     `yaml:"billing_day,omitempty" default:"1" min:"1" max:"31" doc:"day on which the billing month begins, at midnight of time_zone; in shorter months the last day"`
+	TimeZone   string  `yaml:"time_zone,omitempty" default:"UTC" doc:"time zone of the billing month, as the tz database names it" example:"Europe/Berlin"`
+	PerBytes   Size    `yaml:"bytes_per_operation,omitempty" default:"1024" min:"0" max:"1MiB" doc:"a publish is one operation for each started so many bytes of its payload; 0: one operation whatever its size"`
+	Reserve    Percent `yaml:"reserve,omitempty" default:"10%" min:"0%" max:"90%" doc:"share of the budget that is kept for alarms"`
+	AtLimit    string  `yaml:"at_limit,omitempty" default:"hold" enum:"hold,thin,continue" doc:"what happens to readings that the budget does not carry: hold keeps them until it does, and lets alarms leave; thin sends min, mean and max of each channel and interval instead; continue sends them beyond the budget"`
+
+	Zone *time.Location `yaml:"-"` // TimeZone's
 }
 
 // Buffer says how much is kept, and how safely.

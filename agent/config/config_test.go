@@ -171,6 +171,9 @@ func TestMistakes(t *testing.T) {
 		{"negative duration", base + "buffer: {flush: «-1s}\n", `buffer.flush: "-1s": want a duration such as 500ms, 10s, 5m or 24h`},
 		{"size with a blank", base + "buffer:\n  max_bytes: «512 MB\n", `buffer.max_bytes: "512 MB": want a size such as 1024, 64KB, 512MB or 2GB (powers of 1000), or 64KiB, 512MiB (powers of 1024)`},
 		{"size beyond int64", base + "buffer: {max_bytes: «99999999999TB}\n", `buffer.max_bytes: "99999999999TB": want a size such as 1024, 64KB, 512MB or 2GB (powers of 1000), or 64KiB, 512MiB (powers of 1024)`},
+		{"rate", base + "publish: {rate: «often}\n", `publish.rate: "often": want a number and a time such as 1/s, 30/15s or 300/1m`},
+		{"a rate of none", base + "publish: {rate: «0/s}\n", `publish.rate: "0/s": want a number and a time such as 1/s, 30/15s or 300/1m`},
+		{"time zone", base + "operations: {time_zone: «Europe/Berln}\n", `operations.time_zone: "Europe/Berln": want UTC, or a name of the tz database such as Europe/Berlin`},
 		{"percent", base + "operations: {reserve: «0.1}\n", `operations.reserve: "0.1": want a percentage such as 10%`},
 		{"window", base + "update: {window: «\"25:00-05:00\"}\n", `update.window: "25:00-05:00": want a time of day such as "02:00-05:00"`},
 		{"not a number", in("unit_id: 1", "unit_id: 1, min: «.nan"), `sensors[0].min: ".nan": want a number`},
@@ -344,7 +347,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, config.Publish{
 		Format: "rows", Encoding: "text", MaxBytes: 1024, MaxAge: config.Duration(5 * time.Minute), Acknowledge: "proven", BacklogShare: 0.5,
 	}, c.Publish)
-	require.Equal(t, config.Operations{BillingDay: 1, Reserve: 0.1, AtLimit: "hold"}, c.Operations)
+	require.Equal(t, config.Operations{BillingDay: 1, Reserve: 0.1, TimeZone: "UTC", Zone: time.UTC, PerBytes: 1024, AtLimit: "hold"}, c.Operations)
 	require.Equal(t, config.Buffer{MaxBytes: 512e6, KeepFree: 256e6, Flush: config.Duration(time.Second), WhenFull: "drop-oldest"}, c.Buffer)
 	require.Nil(t, c.Fleet)
 	require.Nil(t, c.Update)
@@ -449,8 +452,6 @@ func TestWarnings(t *testing.T) {
 		{"open status page", base + boiler + "status: {listen: \":8080\"}\n", config.CodeWarning, "status.listen", "no password"},
 		{"fleet", base + boiler + "fleet: {repository: https://f, root_file: /r}\n", config.CodeNotInThisRelease, "fleet", "does not act on it"},
 		{"update", base + boiler + "update: {window: \"22:00-02:00\"}\n", config.CodeNotInThisRelease, "update", "does not act on it"},
-		{"at_limit", base + boiler + "operations: {at_limit: thin}\n", config.CodeNotInThisRelease, "operations.at_limit", "does not act on it"},
-		{"reserve", base + boiler + "operations: {reserve: 5%}\n", config.CodeNotInThisRelease, "operations.reserve", "does not act on it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := load(c.text)

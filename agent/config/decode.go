@@ -393,6 +393,8 @@ func wants(v reflect.Value) string {
 		return wantPercent
 	case Window:
 		return wantWindow
+	case Rate:
+		return wantRate
 	}
 	switch v.Kind() {
 	case reflect.Pointer:

@@ -104,6 +104,7 @@ func (d *decoder) check(c *Config, getenv func(string) string) {
 	d.checkSenML(c)
 	d.checkFit(c)
 	d.checkAlarms(c)
+	d.checkZone(c)
 	d.checkStatus(c)
 	d.checkLater(c)
 }
@@ -540,6 +541,15 @@ func (d *decoder) checkStatus(c *Config) {
 	}
 }
 
+func (d *decoder) checkZone(c *Config) {
+	const path = "operations.time_zone"
+	var err error
+	if c.Operations.Zone, err = time.LoadLocation(c.Operations.TimeZone); err != nil || c.Operations.TimeZone == "Local" {
+		c.Operations.Zone = time.UTC
+		d.problem(path, d.shown(path), "UTC, or a name of the tz database such as Europe/Berlin")
+	}
+}
+
 // checkLater warns of what is accepted now so that one file serves two releases.
 func (d *decoder) checkLater(c *Config) {
 	if c.Fleet != nil {
@@ -555,7 +565,7 @@ func (d *decoder) checkLater(c *Config) {
 			d.checkRef("fleet.root_file", c.Fleet.RootFile, false)
 		}
 	}
-	for _, path := range []string{"fleet", "update", "operations.reserve", "operations.at_limit"} {
+	for _, path := range []string{"fleet", "update"} {
 		if _, given := d.at[path]; given {
 			d.warn(c, CodeNotInThisRelease, path, "accepted, but this release does not act on it", "nothing to do; leave it out to be rid of this notice")
 		}

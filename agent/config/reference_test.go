@@ -86,7 +86,7 @@ func bare(t reflect.Type) reflect.Type {
 
 func textual(t reflect.Type) bool {
 	return slices.Contains([]reflect.Type{
-		reflect.TypeFor[config.Duration](), reflect.TypeFor[config.Size](), reflect.TypeFor[config.Percent](), reflect.TypeFor[config.Window](), reflect.TypeFor[time.Duration](),
+		reflect.TypeFor[config.Duration](), reflect.TypeFor[config.Size](), reflect.TypeFor[config.Percent](), reflect.TypeFor[config.Window](), reflect.TypeFor[config.Rate](), reflect.TypeFor[time.Duration](),
 	}, t)
 }
 
@@ -152,6 +152,8 @@ func value(t reflect.Type, tag reflect.StructTag) *jsonschema.Schema {
 		s.Type, s.Pattern = "string", `^[0-9]+([.][0-9]+)?%$`
 	case t == reflect.TypeFor[config.Window]():
 		s.Type, s.Pattern = "string", `^[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]$`
+	case t == reflect.TypeFor[config.Rate]():
+		s.Type, s.Pattern = "string", `^[1-9][0-9]*/[0-9.a-z]+$`
 	case t.Kind() == reflect.Struct:
 		return object(keys(t))
 	case t.Kind() == reflect.Slice:
@@ -293,6 +295,8 @@ func takes(k key) string {
 		return "percentage" + within
 	case t == reflect.TypeFor[config.Window]():
 		return "time of day"
+	case t == reflect.TypeFor[config.Rate]():
+		return "number/time"
 	}
 	switch t.Kind() {
 	case reflect.String:
@@ -411,6 +415,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"sensors:", "publish: {format: cbor}\nsensors:"}, {"sensors:", "publish: {max_bytes: 1 KB}\nsensors:"}, {"sensors:", "publish: {backlog_share: 0.5}\nsensors:"},
 		{"sensors:", "publish: {alarms: [{above: 1}]}\nsensors:"}, {"sensors:", "operations: {billing_day: 32}\nsensors:"}, {"sensors:", "buffer: {when_full: stop}\nsensors:"},
 		{"sensors:", "buffer: []\nsensors:"}, {"sensors:", "state: var\nsensors:"}, {"sensors:", "update: {window: 2-5}\nsensors:"},
+		{"sensors:", "publish: {rate: often}\nsensors:"},
 	} {
 		text := strings.Replace(right, c[0], c[1], 1)
 		require.NotEqual(t, right, text)

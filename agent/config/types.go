@@ -106,6 +106,40 @@ func (p Percent) String() string {
 	return strconv.FormatFloat(math.Round(float64(p)*1e12)/1e10, 'f', -1, 64) + "%"
 }
 
+// Rate is how often something may happen: at most N times within any time Per, written 1/s, 30/15s or 300/m. The zero Rate
+// is no bound.
+type Rate struct {
+	N   int
+	Per time.Duration
+}
+
+const wantRate = "a number and a time such as 1/s, 30/15s or 300/1m"
+
+// UnmarshalText reads a rate.
+func (r *Rate) UnmarshalText(text []byte) error {
+	times, per, ok := strings.Cut(string(text), "/")
+	n, err := strconv.ParseUint(times, 10, 16)
+	if len(per) > 0 && (per[0] < '0' || per[0] > '9') {
+		per = "1" + per
+	}
+	var d Duration
+	if !ok || err != nil || n == 0 || strings.HasPrefix(times, "0") || d.UnmarshalText([]byte(per)) != nil || d < Duration(100*time.Millisecond) || d > Duration(24*time.Hour) {
+		return fmt.Errorf("%s", wantRate)
+	}
+	*r = Rate{int(n), time.Duration(d)}
+	return nil
+}
+
+// MarshalText writes a rate as UnmarshalText reads it; no bound as nothing.
+func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+func (r Rate) String() string {
+	if r == (Rate{}) {
+		return ""
+	}
+	return fmt.Sprintf("%d/%v", r.N, Duration(r.Per))
+}
+
 // Window is a time of day, From to To after midnight; over midnight where To is before From. The zero Window
 // is the whole day.
 type Window struct{ From, To time.Duration }

@@ -28,7 +28,7 @@ func TestMonth(t *testing.T) {
 	} {
 		now, err := time.Parse(time.RFC3339, c.now)
 		require.NoError(t, err)
-		start, end := Month(now, c.day)
+		start, end := Month(now, c.day, nil)
 		require.Equal(t, c.start, start.Format(time.DateOnly), "%s day %d", c.now, c.day)
 		require.Equal(t, c.end, end.Format(time.DateOnly), "%s day %d", c.now, c.day)
 	}
@@ -39,16 +39,16 @@ func TestMonthsAreSeamless(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.Unix(rapid.Int64Range(0, 1<<33).Draw(t, "now"), 0)
 		day := rapid.IntRange(1, 31).Draw(t, "day")
-		start, end := Month(now, day)
+		start, end := Month(now, day, nil)
 		require.False(t, now.Before(start))
 		require.True(t, now.Before(end))
 		days := end.Sub(start).Hours() / 24
 		require.GreaterOrEqual(t, days, 28.0)
 		require.LessOrEqual(t, days, 31.0)
-		s, e := Month(end, day)
+		s, e := Month(end, day, nil)
 		require.Equal(t, end, s)
 		require.True(t, e.After(s))
-		s, e = Month(end.Add(-time.Second), day)
+		s, e = Month(end.Add(-time.Second), day, nil)
 		require.Equal(t, start, s)
 		require.Equal(t, end, e)
 	})

@@ -1,0 +1,367 @@
+package ledger
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"homeward/drivers"
+)
+
+// Class says what a cloud makes of a publish.
+type Class string
+
+// The classes.
+const (
+	Billed  Class = "billed"  // against the budget
+	Free    Class = "free"    // the cloud says that it costs nothing
+	Unknown Class = "unknown" // nobody has said: counted apart
+)
+
+// Rule is how a cloud bills a publish.
+type Rule struct {
+	PerBytes int // an operation for each started so many bytes; 0: one a publish, whatever its size
+}
+
+// Cost is how many data operations a publish of so many bytes is.
+func (r Rule) Cost(bytes int) int {
+	if r.PerBytes <= 0 {
+		return 1
+	}
+	return max(1, (bytes+r.PerBytes-1)/r.PerBytes)
+}
+
+// What happens when the budget does not carry all that there is to send; the texts are the configuration's.
+const (
+	Hold     = "hold"     // what the budget does not carry waits
+	Thin     = "thin"     // it leaves coarser
+	Continue = "continue" // it leaves, beyond the budget if need be
+)
+
+// Budget is what may be spent.
+type Budget struct {
+	Operations int64          // a billing month; 0: no budget
+	Day        int            // on which the month begins, 1 to 31
+	Zone       *time.Location // nil: UTC
+	Reserve    float64        // share of Operations that is kept for alarms
+	AtLimit    string         // Hold, Thin or Continue
+	Backlog    float64        // share of what may be spent that goes to a backlog while there is one
+}
+
+// Store keeps small facts; buffer.Buffer is one.
+type Store interface {
+	Side(key string) []byte
+	PutSide(key string, value []byte) error
+}
+
+// The keys in the store: the present month of the present home, which the releases before this one know too; its earlier months; and,
+// under sideOps + "." + a digest, those of other homes.
+const (
+	sideOps  = "operations"
+	sidePast = "operations.past"
+)
+
+const (
+	keptMonths = 13
+	edge       = 2 * time.Minute // what is counted so shortly before a month's end may be billed in the next
+	lease      = 16              // publishes that are not billed, counted ahead at once
+)
+
+// counts are of publishes tried.
+type counts struct {
+	Used    uint64 `json:"used"`              // operations billed
+	Alarms  uint64 `json:"alarms,omitempty"`  // of those
+	Free    uint64 `json:"free,omitempty"`    // operations
+	Unknown uint64 `json:"unknown,omitempty"` // operations
+	Single  uint64 `json:"single,omitempty"`  // readings tried for the first time: what one publish each would have cost
+}
+
+func (c *counts) add(o counts) {
+	c.Used += o.Used
+	c.Alarms += o.Alarms
+	c.Free += o.Free
+	c.Unknown += o.Unknown
+	c.Single += o.Single
+}
+
+// month is one billing month; named by its first day, 2006-01-02, in the billing zone.
+type month struct {
+	Month string `json:"month"`
+	counts
+}
+
+// account is what the store holds of the present month.
+type account struct {
+	month
+	Home  string  `json:"home,omitempty"`
+	Doubt counts  `json:"doubt,omitzero"` // of those, what may be billed in the next month
+	Since counts  `json:"since,omitzero"` // of those, what was counted since the last turn
+	Live  float64 `json:"live,omitempty"` // operations that may be spent at once on live readings
+	Saved float64 `json:"saved,omitempty"`
+	At    int64   `json:"at,omitempty"`    // when Live and Saved were that, Unix ms; 0: unknown
+	Rate  float64 `json:"rate,omitempty"`  // operations a second over the last day or so, times Seen
+	Seen  float64 `json:"seen,omitempty"`  // how much of a day or so that is, 0 to 1
+	Paced bool    `json:"paced,omitempty"` // there was a budget
+	Begun string  `json:"begun,omitempty"` // when months begin, as configured
+}
+
+// Options is what a ledger is made of. All but Home are required.
+type Options struct {
+	Store  Store
+	Home   string // whom the operations belong to: another home's account is kept apart
+	Clock  func() drivers.Stamp
+	Budget func() Budget
+}
+
+// Ledger is the account of one home. Its methods may be called from any goroutine.
+type Ledger struct {
+	o Options
+
+	mu      sync.Mutex
+	acc     account
+	past    []month // ascending
+	leased  counts  // of Free and Unknown: counted in the store, not yet used
+	last    drivers.Stamp
+	age     float64       // ln of the present maximum age in seconds
+	aged    time.Duration // when age was that, monotonic
+	backlog bool
+	start   time.Time // of the present month
+	end     time.Time
+	failing error
+}
+
+// Open reads the account of the home. The store keeps that of the home before.
+func Open(o Options) *Ledger {
+	l := &Ledger{o: o, age: math.NaN()}
+	_ = json.Unmarshal(o.Store.Side(sideOps), &l.acc)   // none yet: zero
+	_ = json.Unmarshal(o.Store.Side(sidePast), &l.past) // lost: only past months
+	if l.acc.Home != "" && l.acc.Home != o.Home {
+		other := drawer(l.acc.Home)
+		if err := cmp.Or(o.Store.PutSide(other, o.Store.Side(sideOps)), o.Store.PutSide(other+".past", o.Store.Side(sidePast))); err != nil {
+			l.failing = err
+		}
+		l.acc, l.past = account{}, nil
+		_ = json.Unmarshal(o.Store.Side(drawer(o.Home)), &l.acc)
+		_ = json.Unmarshal(o.Store.Side(drawer(o.Home)+".past"), &l.past)
+	}
+	l.acc.Home = o.Home
+	l.last = o.Clock()
+	if l.last.Trusted && l.acc.At > 0 && l.last.Wall > l.acc.At { // what was saved while nobody looked
+		gone := time.Duration(min(l.last.Wall-l.acc.At, 31*24*time.Hour.Milliseconds())) * time.Millisecond
+		l.mu.Lock()
+		l.turn(l.last)
+		l.refill(gone, l.last)
+		l.mu.Unlock()
+	}
+	return l
+}
+
+func drawer(home string) string {
+	sum := sha256.Sum256([]byte(home))
+	return sideOps + "." + hex.EncodeToString(sum[:6])
+}
+
+// Entry is one try of a publish.
+type Entry struct {
+	Class    Class
+	Cost     int  // operations
+	Kind     Kind // what of it is billed draws on
+	Readings int  // in it, if this is the first try
+}
+
+// Kind is what a publish carries; of the least patience first.
+type Kind uint8
+
+// The kinds.
+const (
+	Alarm    Kind = iota // draws on the reserve, and beyond it on all that is left
+	Live                 // readings
+	Backlog              // readings that an outage has left behind
+	Overhead             // status, proofs, schemas
+)
+
+// Count counts a try. The publish may be made once the store is durable; where Count fails it must not be made. Count and the buffer's own
+// record of the try ride the same flush.
+func (l *Ledger) Count(e Entry) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.advance()
+	c := counts{Single: uint64(e.Readings)}
+	switch {
+	case e.Class == Free:
+		c.Free = uint64(e.Cost)
+	case e.Class == Unknown:
+		c.Unknown = uint64(e.Cost)
+	default:
+		c.Used = uint64(e.Cost)
+		if e.Kind == Alarm {
+			c.Alarms = c.Used
+		}
+	}
+	was := l.acc
+	l.acc.add(c)
+	l.acc.Since.add(c)
+	if !now.Trusted || l.acc.Month == "" || time.UnixMilli(now.Wall).Add(edge).After(l.end) {
+		l.acc.Doubt.add(c)
+	}
+	l.spend(e.Kind, float64(c.Used))
+	if c.Free == 0 && c.Unknown == 0 {
+		return l.keep(was)
+	}
+	if l.leased.Free < c.Free || l.leased.Unknown < c.Unknown { // ahead, so that few of them cost a flush
+		ahead := counts{}
+		if c.Free > 0 {
+			ahead.Free = lease * c.Free
+		} else {
+			ahead.Unknown = lease * c.Unknown
+		}
+		l.leased.add(ahead)
+		if err := l.keep(was); err != nil {
+			l.leased = counts{Free: l.leased.Free - ahead.Free, Unknown: l.leased.Unknown - ahead.Unknown}
+			return err
+		}
+		return nil
+	}
+	l.leased.Free, l.leased.Unknown = l.leased.Free-c.Free, l.leased.Unknown-c.Unknown
+	return nil
+}
+
+// Leased says whether a publish of the class and cost is counted in the store already: it need not wait to be durable, though it must be
+// counted.
+func (l *Ledger) Leased(class Class, cost int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return class == Free && l.leased.Free >= uint64(cost) || class == Unknown && l.leased.Unknown >= uint64(cost)
+}
+
+// keep writes the account; where it cannot it is as it was.
+func (l *Ledger) keep(was account) error {
+	a := l.acc
+	a.Free, a.Unknown = a.Free+l.leased.Free, a.Unknown+l.leased.Unknown
+	text, err := json.Marshal(a)
+	if err == nil {
+		err = l.o.Store.PutSide(sideOps, text)
+	}
+	if l.failing = err; err != nil {
+		l.acc = was
+		return fmt.Errorf("ledger: not counted: %w", err)
+	}
+	return nil
+}
+
+// turn begins another billing month if the clock says so, which only a trusted one may.
+//
+// An operation whose month is in doubt is counted in each that it may belong to: what was counted while the clock
+// was not trusted or the month about to end; all of the month, where the configuration has begun it elsewhere; and, where the clock has turned out to be wrong (it goes back to an earlier month, or to one
+// that it was in before), all since it came to the month that it leaves.
+func (l *Ledger) turn(now drivers.Stamp) {
+	if !now.Trusted {
+		return
+	}
+	b := l.o.Budget()
+	start, end := Month(time.UnixMilli(now.Wall), b.Day, b.Zone)
+	l.start, l.end = start, end
+	name := start.Format(time.DateOnly)
+	begun := fmt.Sprint(b.Day, " ", start.Location())
+	moved := l.acc.Begun != "" && l.acc.Begun != begun // what was counted may belong to either month
+	l.acc.Begun = begun
+	if name == l.acc.Month {
+		if time.UnixMilli(now.Wall).Add(edge).Before(end) {
+			l.acc.Doubt = counts{}
+		}
+		return
+	}
+	if l.acc.Month == "" {
+		l.acc.Month = name
+		return
+	}
+	next := month{Month: name}
+	carry := l.acc.Doubt
+	i, known := slices.BinarySearchFunc(l.past, name, func(m month, name string) int { return cmp.Compare(m.Month, name) })
+	if known {
+		next = l.past[i]
+		l.past = slices.Delete(l.past, i, i+1)
+	}
+	if known || name < l.acc.Month {
+		carry = l.acc.Since
+	}
+	if moved {
+		carry = l.acc.counts
+	}
+	next.add(carry)
+	i, known = slices.BinarySearchFunc(l.past, l.acc.Month, func(m month, name string) int { return cmp.Compare(m.Month, name) })
+	if known {
+		l.past[i] = l.acc.month
+	} else {
+		l.past = slices.Insert(l.past, i, l.acc.month)
+	}
+	if n := len(l.past) - keptMonths; n > 0 {
+		l.past = slices.Delete(l.past, 0, n)
+	}
+	was := l.acc
+	l.acc.month, l.acc.Doubt, l.acc.Since, l.acc.Saved = next, counts{}, carry, 0
+	text, err := json.Marshal(l.past)
+	if err == nil {
+		err = l.o.Store.PutSide(sidePast, text)
+	}
+	if err != nil {
+		l.failing = err // the next Count writes the account
+		return
+	}
+	_ = l.keep(was) // it turns again with the next look
+}
+
+// Report is what the ledger knows.
+type Report struct {
+	Month      string // first day; "" while no trusted clock has said
+	Used       uint64 // operations billed, repeats included
+	Alarms     uint64 // of those
+	Free       uint64
+	Unknown    uint64
+	Single     uint64  // what one publish per reading would have cost so far
+	Forecast   uint64  // Used at the month's end
+	Left       int64   // of the budget for ordinary readings; negative where alarms took more than the reserve and all
+	Reserve    uint64  // of the budget, for alarms
+	PerHour    float64 // operations an hour that are allowed now; +Inf without a budget
+	Trusted    bool    // the clock: else no month begins
+	Past       []Past
+	NotCounted error // why the last Count failed
+}
+
+// Past is an earlier month.
+type Past struct {
+	Month  string `json:"month"`
+	Used   uint64 `json:"used"`
+	Single uint64 `json:"one_per_reading"`
+}
+
+// Report tells how the month stands.
+func (l *Ledger) Report() Report {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now, b := l.advance(), l.o.Budget()
+	r := Report{
+		Month: l.acc.Month, Used: l.acc.Used, Alarms: l.acc.Alarms, Free: l.acc.Free, Unknown: l.acc.Unknown, Single: l.acc.Single,
+		Forecast: l.acc.Used, PerHour: math.Inf(1), Trusted: now.Trusted, NotCounted: l.failing,
+	}
+	for _, m := range l.past {
+		r.Past = append(r.Past, Past{m.Month, m.Used, m.Single})
+	}
+	if l.acc.Seen > 0 {
+		r.Forecast += uint64(l.acc.Rate / l.acc.Seen * l.ahead(now).Seconds())
+	}
+	if b.Operations > 0 {
+		r.Left, r.Reserve = int64(l.left(b)), uint64(math.Round(b.Reserve*float64(b.Operations)))
+		r.PerHour = 3600 * l.allowance(b, now)
+		if b.AtLimit != Continue {
+			r.Forecast = max(r.Used, min(r.Forecast, uint64(b.Operations)))
+		}
+	}
+	return r
+}
