@@ -297,7 +297,7 @@ func (a *Agent) startPublisher(cfg *config.Config) error {
 		sets:     func() []packed.Set { return packed.Sets(a.cfg.Load()) },
 		flush:    func() time.Duration { return time.Duration(a.cfg.Load().Buffer.Flush) },
 		describe: a.describe, count: a.countOperations,
-		clock: a.Clock, problems: a.problems, log: a.Log, beat: a.vital.add("publisher"),
+		clock: a.Clock, grid: &timeGrid{config: a.cfg.Load}, problems: a.problems, log: a.Log, beat: a.vital.add("publisher"),
 	})
 	return nil
 }

@@ -53,6 +53,7 @@ type publisher struct {
 	describe func(online bool) []byte // the retained status
 	count    func(cost int)           // of operations, before they are spent
 	clock    Clock
+	grid     *timeGrid // nil: times are published as taken
 	problems *problems
 	log      *slog.Logger
 	beat     *beat
@@ -755,6 +756,7 @@ func (s *session) extend(r *run, start, end buffer.Seq) {
 		start = r.next
 	}
 	for st, err := range s.lane.Open(start) {
+		st.Time = s.grid.round(st)
 		switch {
 		case err != nil:
 			s.log.Warn("buffer read failed", "error", err)
@@ -996,6 +998,7 @@ func (s *session) sendAlarm() bool {
 		if err != nil || st.First < first || !st.Alarm || len(st.Readings) == 0 || st.First > first {
 			break // gone meanwhile
 		}
+		st.Time = s.grid.round(st)
 		h := s.header
 		h.First = uint64(first)
 		rows := pack.New(string(s.cfg.Format), h, s.limit)

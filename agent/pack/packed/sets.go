@@ -30,14 +30,21 @@ func Sets(c *config.Config) (sets []Set) {
 		if o, ok := s.Options.(drivers.Stepper); ok {
 			steps = o.Steps()
 		}
-		set := Set{Every: time.Duration(s.Every).Milliseconds()}
+		set := Set{Every: time.Duration(s.Every).Milliseconds(), Res: time.Duration(s.TimeResolution).Milliseconds()}
 		for n, ch := range s.Channels {
 			h := Hint{Name: s.Full(ch.Name)}
 			if ch.Unit != nil {
 				h.Unit = string(*ch.Unit)
 			}
+			var step drivers.Step
 			if n < len(steps) {
-				h.Exact = lattice(steps[n])
+				step = steps[n]
+			}
+			h.Exact = lattice(step)
+			if r := drivers.NewReducer(&ch); r.Resolution() > 0 && !r.Holds(step) { // rounding, not the instrument, says where values lie
+				if h.Exact = lattice(r.Step()); h.Exact == nil {
+					h.Exact = &Channel{Step: r.Resolution()}
+				}
 			}
 			set.Channels = append(set.Channels, h)
 		}
