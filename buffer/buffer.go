@@ -86,6 +86,14 @@ type Stored struct {
 	Alarm    bool
 	Boot     [16]byte
 	Mono     time.Duration
+	Wall     int64 // Unix ms, as taken
+	Trusted  bool  // the clock was synchronised when it was taken
+	Thinned  bool  // an original that aggregates stand for (Lane.Thin): only All gives those
+}
+
+// Stamp is the poll's as it was taken: with it an aggregate is repaired as what it is made of.
+func (s *Stored) Stamp() drivers.Stamp {
+	return drivers.Stamp{Boot: s.Boot, Mono: s.Mono, Wall: s.Wall, Trusted: s.Trusted}
 }
 
 // WhenFull says what gives way at a bound.
@@ -147,12 +155,14 @@ type Stats struct {
 	OldestTime    int64         `json:"oldest_time_ms"` // Unix ms of the oldest pending reading; 0 none
 	Bytes         int64         `json:"bytes"`          // that its files take
 	MaxBytes      int64         `json:"max_bytes"`
-	Free          int64         `json:"free"`      // of the file system
-	Dropped       uint64        `json:"dropped"`   // readings ever given up, all reasons but Unsampled
-	Delivered     uint64        `json:"delivered"` // readings ever delivered
-	Gaps          uint64        `json:"gaps"`      // gap records ever made
-	Flushes       uint64        `json:"flushes"`   // since start
-	Seals         uint64        `json:"seals"`     // since start
+	Free          int64         `json:"free"`         // of the file system
+	Dropped       uint64        `json:"dropped"`      // readings ever given up, all reasons but Unsampled
+	Thinned       uint64        `json:"thinned"`      // of those dropped, given up for aggregates (Lane.Thin)
+	ThinnedKept   uint64        `json:"thinned_kept"` // of those thinned, still stored
+	Delivered     uint64        `json:"delivered"`    // readings ever delivered
+	Gaps          uint64        `json:"gaps"`         // gap records ever made
+	Flushes       uint64        `json:"flushes"`      // since start
+	Seals         uint64        `json:"seals"`        // since start
 	DiskFull      bool          `json:"disk_full"`
 	Short         string        `json:"short,omitempty"`       // while DiskFull: what there is too little of, ShortDisk and so on
 	EvictedFor    string        `json:"evicted_for,omitempty"` // for what readings were last evicted since start
@@ -169,6 +179,7 @@ type LaneStats struct {
 	First    Seq    `json:"first"` // oldest pending
 	Next     Seq    `json:"next"`  // the next number to be given
 	Pending  uint64 `json:"pending"`
-	Gaps     int    `json:"gaps"` // not yet reported
+	Kept     uint64 `json:"thinned_kept"` // originals of aggregates, still stored
+	Gaps     int    `json:"gaps"`         // not yet reported
 	Segments int    `json:"segments"`
 }

@@ -95,9 +95,9 @@ var (
 	ErrReadOnly = errors.New("buffer: opened to look only")
 	ErrOpen     = errors.New("buffer: range is not open")
 	ErrUnknown  = errors.New("buffer: no such attempt")
+	ErrTooLarge = errors.New("buffer: more at once than half the log holds")
 
-	errLogFull  = errors.New("buffer: log full")
-	errTooLarge = errors.New("buffer: record larger than half the log")
+	errLogFull = errors.New("buffer: log full")
 )
 
 func kick(c chan struct{}) {
@@ -168,7 +168,7 @@ func (b *Buffer) record(t recType, body func([]byte) []byte) error {
 			return err
 		}
 	}
-	return errTooLarge
+	return ErrTooLarge
 }
 
 // ready makes sure that there is a log to write to.

@@ -64,32 +64,42 @@ func (l *Lane) Append(p Poll) (Seq, error) {
 		h := &b.halves[b.active]
 		b.fr.reset(h)
 		undo := b.fr.poll(h, b.seed, l.l.epoch, l.l.next, &p)
-		limit := b.half - reserve(b.half)
-		if b.short == ShortDisk && b.job != nil { // it may last: attempts and outcomes need room too
-			limit = b.half / 4 * 3
-		}
-		if h.off+len(b.fr.b) <= limit {
+		if h.off+len(b.fr.b) <= b.pollLimit() {
 			off := h.off + b.fr.start
 			if err := b.write(h); err != nil {
 				undo.do(h)
 				return 0, err
 			}
+			b.lastBoot = p.Stamp.Boot
 			return b.appended(l.l, h, &p, off), nil
 		}
 		undo.do(h)
-		err := b.switchHalf()
-		if err == nil {
-			continue
-		}
-		if !errors.Is(err, errLogFull) {
+		if err := b.nextHalf(&waited); err != nil {
 			return 0, err
 		}
-		if waited || b.sealFailing {
-			return 0, b.noRoom()
-		}
-		waited = true
-		b.awaitRoom()
 	}
+}
+
+// pollLimit is up to where polls may fill the active half.
+func (b *Buffer) pollLimit() int {
+	if b.short == ShortDisk && b.job != nil { // it may last: attempts and outcomes need room too
+		return b.half / 4 * 3
+	}
+	return b.half - reserve(b.half)
+}
+
+// nextHalf goes on in the other half, or waits once, without the lock, until it is free.
+func (b *Buffer) nextHalf(waited *bool) error {
+	err := b.switchHalf()
+	if !errors.Is(err, errLogFull) {
+		return err
+	}
+	if *waited || b.sealFailing {
+		return b.noRoom()
+	}
+	*waited = true
+	b.awaitRoom()
+	return nil
 }
 
 // appended takes what was written into the state.
@@ -97,7 +107,6 @@ func (b *Buffer) appended(l *lane, h *half, p *Poll, off int) Seq {
 	first, n := l.next, len(p.Readings)
 	h.note(l.epoch, first, n, off)
 	l.next += Seq(n)
-	b.lastBoot = p.Stamp.Boot
 	if l.appended != nil {
 		close(l.appended)
 		l.appended = nil
@@ -389,14 +398,9 @@ func (b *Buffer) giveUp(l *lane, r Range, reason Reason, tFrom, tTo int64) error
 	}
 	ps := l.pieces(r, reason)
 	b.mu.Unlock()
-	times := map[Range][2]int64{}
-	for _, p := range ps[:min(len(ps), 64)] { // beyond that the times are those of the whole
-		times[p.r] = [2]int64{}
-	}
-	times[r] = [2]int64{}
-	for k := range times {
-		from, to := b.timesOf(l, k)
-		times[k] = [2]int64{cmp.Or(tFrom, from), cmp.Or(tTo, to)}
+	times := b.pieceTimes(l, r, ps)
+	for k, t := range times {
+		times[k] = [2]int64{cmp.Or(tFrom, t[0]), cmp.Or(tTo, t[1])}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -404,6 +408,19 @@ func (b *Buffer) giveUp(l *lane, r Range, reason Reason, tFrom, tTo int64) error
 		return err
 	}
 	return b.giveUpLocked(l, r, reason, times)
+}
+
+// pieceTimes resolves the first and last time of each piece of r and of r itself.
+func (b *Buffer) pieceTimes(l *lane, r Range, ps []piece) map[Range][2]int64 {
+	times := map[Range][2]int64{r: {}}
+	for _, p := range ps[:min(len(ps), 64)] { // beyond that the times are those of the whole
+		times[p.r] = [2]int64{}
+	}
+	for k := range times {
+		from, to := b.timesOf(l, k)
+		times[k] = [2]int64{from, to}
+	}
+	return times
 }
 
 // piece is a part of a range that becomes one gap.
@@ -441,16 +458,38 @@ func (l *lane) pieces(r Range, reason Reason) (ps []piece) {
 // giveUpLocked makes the gaps. times: by piece, and for those it does not hold by r.
 func (b *Buffer) giveUpLocked(l *lane, r Range, reason Reason, times map[Range][2]int64) error {
 	for _, p := range l.pieces(r, reason) {
-		t, ok := times[p.r]
-		if !ok {
-			t = times[r]
-		}
-		g := Gap{Range: p.r, N: p.r.Len(), TFrom: t[0], TTo: t[1], Reason: reason, MaybeDelivered: p.maybe}
-		if err := b.putGap(l, g, p.ends); err != nil {
+		if err := b.putGap(l, p.gap(r, reason, times), p.ends); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// gap is what becomes of the piece. times: of some pieces, and of r for those it does not hold.
+func (p *piece) gap(r Range, reason Reason, times map[Range][2]int64) Gap {
+	t, ok := times[p.r]
+	if !ok {
+		t = times[r]
+	}
+	return Gap{Range: p.r, N: p.r.Len(), TFrom: t[0], TTo: t[1], Reason: reason, MaybeDelivered: p.maybe}
+}
+
+// grows says whether the gap can take in another: like it, and touching it.
+func (g *Gap) grows(more *Gap) bool {
+	if g.Reason != more.Reason || g.MaybeDelivered != more.MaybeDelivered || g.Range.Empty() != more.Range.Empty() {
+		return false
+	}
+	return more.Range.Empty() || (g.Range.To+1 == more.Range.From || more.Range.To+1 == g.Range.From) && (g.N == 0) == (more.N == 0)
+}
+
+// with is the gap grown by another.
+func (g Gap) with(more Gap) Gap {
+	if !more.Range.Empty() {
+		g.Range = Range{min(g.Range.From, more.Range.From), max(g.Range.To, more.Range.To)}
+	}
+	g.N += more.N
+	g.TFrom, g.TTo = earliest(g.TFrom, more.TFrom), max(g.TTo, more.TTo)
+	return g
 }
 
 // putGap records a new gap, or lets one that is like it and touches it grow.
@@ -458,21 +497,13 @@ func (b *Buffer) putGap(l *lane, g Gap, ends []uint64) error {
 	g.ID = l.lastGap + 1
 	told := uint64(0) // of the readings, by the log
 	for _, o := range l.gaps {
-		if o.Reason != g.Reason || o.MaybeDelivered != g.MaybeDelivered || o.Range.Empty() != g.Range.Empty() || l.carried(o.ID) {
+		if !o.grows(&g) || l.carried(o.ID) {
 			continue
 		}
-		if !g.Range.Empty() && (o.Range.To+1 != g.Range.From && g.Range.To+1 != o.Range.From || (o.N == 0) != (g.N == 0)) {
-			continue
-		}
-		g.ID, told = o.ID, o.N
+		g, told = o.with(g), o.N
 		if n, ok := l.owed[o.ID]; ok {
 			told = n
 		}
-		if !g.Range.Empty() {
-			g.Range = Range{min(g.Range.From, o.Range.From), max(g.Range.To, o.Range.To)}
-		}
-		g.N += o.N
-		g.TFrom, g.TTo = earliest(g.TFrom, o.TFrom), max(g.TTo, o.TTo)
 		break
 	}
 	// While the log cannot be sealed what was not sampled is counted in memory and told in ever larger steps, for there is not much room left.
@@ -525,7 +556,7 @@ func earliest(a, b int64) int64 {
 func (l *Lane) Open(from Seq) iter.Seq2[Stored, error] { return l.iterate(from, false) }
 
 // All iterates over everything stored, outcome or not, for export. What was delivered is stored only until the next seal or, in a
-// segment, as long as something else in it is open. Where readings without an outcome cannot be read it yields an [UnreadableError], and goes on.
+// segment, as long as something else in it is open; what was thinned as long as there is room, and marked. Where readings without an outcome cannot be read it yields an [UnreadableError], and goes on.
 func (l *Lane) All() iter.Seq2[Stored, error] { return l.iterate(1, true) }
 
 // UnreadableError tells of readings that should be stored and cannot be read.
@@ -543,6 +574,7 @@ func (l *Lane) unreadable(missed []Range, limit Seq, yield func(Stored, error) b
 	var without []Range
 	l.b.mu.Lock()
 	for _, r := range missed {
+		l.l.kept.remove(r)
 		l.l.done.missing(Range{r.From, min(r.To, limit-1)}, func(r Range) { without = append(without, r) })
 	}
 	l.b.mu.Unlock()
@@ -563,6 +595,10 @@ func (l *Lane) iterate(from Seq, all bool) iter.Seq2[Stored, error] {
 		b := l.b
 		b.mu.Lock()
 		limit, lost := l.l.next, l.l.lost
+		var kept, marks rangeSet
+		if all { // what is evicted after it was read is marked all the same
+			kept = l.l.kept.clone()
+		}
 		b.mu.Unlock()
 		if all && !l.tellUnreadable(lost, yield) {
 			return
@@ -597,6 +633,14 @@ func (l *Lane) iterate(from Seq, all bool) iter.Seq2[Stored, error] {
 			if len(ps) == 0 {
 				return
 			}
+			if all {
+				marks = rangeSet{}
+				span := Range{ps[0].first, ps[len(ps)-1].last()}
+				kept.within(span, func(r Range) { marks.add(r) })
+				b.mu.Lock()
+				l.l.kept.within(span, func(r Range) { marks.add(r) })
+				b.mu.Unlock()
+			}
 			for i := range ps {
 				for {
 					s := Range{max(pos, ps[i].first), min(ps[i].last(), limit-1)}
@@ -611,7 +655,12 @@ func (l *Lane) iterate(from Seq, all bool) iter.Seq2[Stored, error] {
 							break
 						}
 					}
+					thinned := false
+					if all {
+						s, thinned = marks.run(s)
+					}
 					st := b.stored(&ps[i], s)
+					st.Thinned = thinned
 					b.mu.Unlock()
 					if !yield(st, nil) {
 						return
@@ -626,7 +675,7 @@ func (l *Lane) iterate(from Seq, all bool) iter.Seq2[Stored, error] {
 
 // stored resolves the poll's time as it is known now.
 func (b *Buffer) stored(p *poll, r Range) Stored {
-	s := Stored{First: r.From, Readings: p.readings(r), Alarm: p.alarm, Boot: p.stamp.Boot, Mono: p.stamp.Mono}
+	s := Stored{First: r.From, Readings: p.readings(r), Alarm: p.alarm, Boot: p.stamp.Boot, Mono: p.stamp.Mono, Wall: p.stamp.Wall, Trusted: p.stamp.Trusted}
 	var stale bool
 	s.Time, stale = b.resolve(p.stamp)
 	if stale {

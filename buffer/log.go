@@ -42,6 +42,8 @@ const (
 	recGap     recType = 9 // a gap made or grown, and the attempts that it ends
 	recAnchor  recType = 10
 	recSide    recType = 11
+	recGroup   recType = 12 // what follows up to a recWhole counts only with it
+	recWhole   recType = 13
 )
 
 // shape is what polls of one sensor have in common.
@@ -182,6 +184,24 @@ func frameCRC(h []byte) uint32 {
 	copy(head[:4], h[:4])
 	copy(head[4:], h[8:frameHeader])
 	return crcUpdate(crc(head[:]), h[frameHeader:])
+}
+
+// untorn is buf without a group of records at its end that a torn write left without its recWhole. A group that damage
+// has a part in counts as far as it can be read.
+func untorn(buf []byte, gen uint32) []byte {
+	group := -1
+	s := scanHalf(buf, gen, func(off int, payload []byte) {
+		switch recType(payload[0]) {
+		case recGroup:
+			group = off
+		case recWhole:
+			group = -1
+		}
+	})
+	if group < 0 || len(s.damaged) > 0 && s.damaged[len(s.damaged)-1][0] >= group {
+		return buf
+	}
+	return buf[:group]
 }
 
 type frame struct {

@@ -28,6 +28,7 @@ type metaLane struct {
 	LastAttempt uint64        `json:"last_attempt"`
 	Delivered   uint64        `json:"delivered"`
 	Dropped     uint64        `json:"dropped"`
+	Thinned     uint64        `json:"thinned,omitempty"`
 	GapsEver    uint64        `json:"gaps_ever"`
 	Segments    []segmentInfo `json:"segments,omitempty"`
 }
@@ -57,6 +58,7 @@ const (
 	keyAttempt = "attempt/" // + epoch/id: the body of a recAttempt
 	keyAnchor  = "anchor/"  // + boot id in hex
 	keySide    = "side/"    // + key
+	keyThinned = "thinned/" // + segment: which of its numbers were thinned; of its own, so that only what changes is written
 )
 
 func sealValue(key string, v []byte) []byte {
@@ -79,13 +81,14 @@ type snapshot struct {
 	head   metaHead
 	lanes  map[Epoch]*metaLane
 	done   map[Epoch]*rangeSet
+	kept   map[Epoch]*rangeSet
 	values map[string][]byte // the rest, sealed
 }
 
 func (s *state) snapshot(gen uint32) *snapshot {
-	sn := &snapshot{metaHead{Version: formatVersion, Gen: gen}, map[Epoch]*metaLane{}, map[Epoch]*rangeSet{}, map[string][]byte{}}
+	sn := &snapshot{metaHead{Version: formatVersion, Gen: gen}, map[Epoch]*metaLane{}, map[Epoch]*rangeSet{}, map[Epoch]*rangeSet{}, map[string][]byte{}}
 	for e, l := range s.lanes {
-		m := &metaLane{Next: l.next, LastGap: l.lastGap, LastAttempt: l.lastAttempt, Delivered: l.delivered, Dropped: l.dropped, GapsEver: l.gapsEver}
+		m := &metaLane{Next: l.next, LastGap: l.lastGap, LastAttempt: l.lastAttempt, Delivered: l.delivered, Dropped: l.dropped, Thinned: l.thinned, GapsEver: l.gapsEver}
 		for _, r := range l.done.r {
 			m.Done = append(m.Done, [2]Seq{r.From, r.To})
 		}
@@ -96,8 +99,8 @@ func (s *state) snapshot(gen uint32) *snapshot {
 			key := fmt.Sprintf("%s%d/%d", keyAttempt, e, a.ID)
 			sn.values[key] = sealValue(key, appendAttempt(nil, e, a))
 		}
-		done := l.done.clone()
-		sn.lanes[e], sn.done[e] = m, &done
+		done, kept := l.done.clone(), l.kept.clone()
+		sn.lanes[e], sn.done[e], sn.kept[e] = m, &done, &kept
 	}
 	for boot, a := range s.anchors {
 		key := keyAnchor + hex.EncodeToString(boot[:])
@@ -117,11 +120,12 @@ type loaded struct {
 	hasHead  bool
 	segs     map[Epoch][]segmentInfo
 	attempts map[Epoch]map[uint64]*Attempt
+	kept     map[Epoch]*rangeSet
 	bad      []string // keys whose values are damaged
 }
 
 func newLoaded() *loaded {
-	return &loaded{state: newState(), segs: map[Epoch][]segmentInfo{}, attempts: map[Epoch]map[uint64]*Attempt{}}
+	return &loaded{state: newState(), segs: map[Epoch][]segmentInfo{}, attempts: map[Epoch]map[uint64]*Attempt{}, kept: map[Epoch]*rangeSet{}}
 }
 
 // take reads one value. finish must follow the last.
@@ -143,7 +147,7 @@ func (m *loaded) value(key string, v []byte) bool {
 		if _, err := fmt.Sscanf(key[len(keyLane):], "%d", &e); err != nil || json.Unmarshal(v, &ml) != nil || ml.Next < 1 || ml.Next > maxSeq {
 			return false
 		}
-		l := &lane{epoch: e, next: ml.Next, lastGap: ml.LastGap, lastAttempt: ml.LastAttempt, delivered: ml.Delivered, dropped: ml.Dropped, gapsEver: ml.GapsEver}
+		l := &lane{epoch: e, next: ml.Next, lastGap: ml.LastGap, lastAttempt: ml.LastAttempt, delivered: ml.Delivered, dropped: ml.Dropped, thinned: ml.Thinned, gapsEver: ml.GapsEver}
 		for _, r := range ml.Done {
 			if r[1] >= ml.Next || r[0] < 1 || r[1] < r[0] {
 				return false
@@ -172,14 +176,32 @@ func (m *loaded) value(key string, v []byte) bool {
 			return false
 		}
 		m.anchors[[16]byte(boot)] = a
+	case strings.HasPrefix(key, keyThinned):
+		e, rs, ok := decodeThinned(v)
+		if !ok {
+			return false
+		}
+		if m.kept[e] == nil {
+			m.kept[e] = &rangeSet{}
+		}
+		for _, r := range rs {
+			m.kept[e].add(r)
+		}
 	case strings.HasPrefix(key, keySide):
 		m.side[key[len(keySide):]] = append([]byte{}, v...)
 	}
 	return true
 }
 
-// finish puts the attempts into their lanes.
+// finish puts the attempts into their lanes, and what is kept of the thinned.
 func (m *loaded) finish() {
+	for e, kept := range m.kept {
+		if l := m.lanes[e]; l != nil {
+			for _, r := range l.done.r {
+				kept.within(r, func(r Range) { l.kept.add(r) })
+			}
+		}
+	}
 	for e, as := range m.attempts {
 		l := m.lanes[e]
 		if l == nil {
@@ -221,6 +243,10 @@ func (b *Buffer) metaValues(sn *snapshot) map[string][]byte {
 			}
 			slices.Sort(si.Boots)
 			m.Segments = append(m.Segments, si)
+			if v := appendThinned(nil, e, b.keptIn(s, sn.kept[e])); v != nil {
+				key := fmt.Sprintf("%s%d", keyThinned, s.id)
+				values[key] = sealValue(key, v)
+			}
 		}
 		put(fmt.Sprintf("%s%d", keyLane, e), m)
 	}

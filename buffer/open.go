@@ -349,6 +349,7 @@ func (b *Buffer) jump() {
 func (b *Buffer) mendAll(holes map[Epoch][]Range) {
 	for _, e := range b.epochs() {
 		l := b.lanes[e]
+		b.trimKept(l)
 		stored := l.done.clone()
 		for _, r := range l.flight.r { // their bytes are kept with the attempt
 			stored.add(r)
@@ -392,10 +393,12 @@ func (b *Buffer) mendAll(holes map[Epoch][]Range) {
 
 // replay takes a half's records into the state.
 func (b *Buffer) replay(h *half, buf []byte, gen uint32, holes *map[Epoch][]Range) scan {
-	bad := 0
-	s := scanHalf(buf, gen, func(off int, payload []byte) {
+	bad, group := 0, false
+	s := scanHalf(untorn(buf, gen), gen, func(off int, payload []byte) {
 		t, body := recType(payload[0]), payload[1:]
 		switch t {
+		case recGroup, recWhole:
+			group = t == recGroup
 		case recHead:
 			if hd, ok := decodeHead(body); ok {
 				for e, next := range hd.next {
@@ -428,7 +431,9 @@ func (b *Buffer) replay(h *half, buf []byte, gen uint32, holes *map[Epoch][]Rang
 			if r.poll.first >= l.next || hl == nil || hl.next == r.poll.first {
 				h.note(r.epoch, r.poll.first, r.n, off)
 				l.next = max(l.next, r.poll.last()+1)
-				b.lastBoot = r.poll.stamp.Boot
+				if !group { // aggregates are of the boots of their originals
+					b.lastBoot = r.poll.stamp.Boot
+				}
 			}
 		default:
 			if !b.applySide(t, body) {
@@ -695,7 +700,7 @@ type logWriter struct {
 }
 
 // fill writes half i: the records that can be read in old, or where it has no
-// head one from the state.
+// head one from the state. What is a whole group in it needs no marks any more.
 func (w *logWriter) fill(i int, gen uint32, old []byte, st *state) error {
 	fr := frames{gen: gen}
 	add := func(t recType, body []byte) {
@@ -704,11 +709,15 @@ func (w *logWriter) fill(i int, gen uint32, old []byte, st *state) error {
 		fr.mark = uint32(fr.start)
 		fr.end()
 	}
+	old = untorn(old, gen)
 	head := scanHalf(old, gen, func(int, []byte) {}).head
 	if !head {
 		add(recHead, appendHead(nil, w.half, st))
 	}
 	scanHalf(old, gen, func(_ int, payload []byte) {
+		if t := recType(payload[0]); t == recGroup || t == recWhole {
+			return
+		}
 		if len(fr.b)+frameHeader+len(payload) <= w.half { // only a head that was added can make it longer
 			add(recType(payload[0]), payload[1:])
 		}

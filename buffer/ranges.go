@@ -123,4 +123,25 @@ func (s *rangeSet) missing(r Range, yield func(Range)) {
 	}
 }
 
+// within calls yield with each run of numbers of r that is in the set.
+func (s *rangeSet) within(r Range, yield func(Range)) {
+	for i := s.at(r.From); i < len(s.r) && s.r[i].From <= r.To; i++ {
+		if x := s.r[i].intersect(r); !x.Empty() {
+			yield(x)
+		}
+	}
+}
+
+// run is the part of r up to where being in the set changes, and whether it is in.
+func (s *rangeSet) run(r Range) (Range, bool) {
+	i := s.at(r.From)
+	if i == len(s.r) || s.r[i].From > r.To {
+		return r, false
+	}
+	if s.r[i].From > r.From {
+		return Range{r.From, s.r[i].From - 1}, false
+	}
+	return Range{r.From, min(r.To, s.r[i].To)}, true
+}
+
 func (s *rangeSet) clone() rangeSet { return rangeSet{slices.Clone(s.r), s.n} }

@@ -152,7 +152,7 @@ func (b *Buffer) settle(job *sealJob) error {
 	var err error
 	if job != nil {
 		for {
-			if err = b.seal(job, false); err == nil || !errors.Is(err, errNoRoom) || !b.dropOldest() || !b.evictOldest(b.tightness()) {
+			if err = b.seal(job, false); err == nil || !errors.Is(err, errNoRoom) || !b.evictOldest(b.tightness()) {
 				break
 			}
 		}
@@ -174,7 +174,7 @@ func (b *Buffer) settle(job *sealJob) error {
 		}
 	}
 	b.measure()
-	for b.dropOldest() && b.over() {
+	for b.over() {
 		if !b.evictOldest(ShortMaxBytes) {
 			break
 		}
@@ -218,16 +218,20 @@ func (b *Buffer) tightness() string {
 	return b.tight
 }
 
-// freeDone unlinks the segments of which everything has its outcome by now, as the log says. False: there is none.
+// freeDone unlinks the segments of which everything has its outcome by now, as the log says; where none of them is without originals of
+// aggregates, the oldest. False: there is none.
 func (b *Buffer) freeDone() bool {
 	b.mu.Lock()
 	var over []*segment
 	for _, l := range b.lanes {
 		for _, s := range l.segs {
-			if b.unwritten == 0 && l.done.has(Range{s.first, s.last}) {
+			if r := (Range{s.first, s.last}); b.unwritten == 0 && l.done.has(r) && !l.kept.overlaps(r) {
 				over = append(over, s)
 			}
 		}
+	}
+	if s := b.oldestDone(); s != nil && len(over) == 0 {
+		over = append(over, s)
 	}
 	b.mu.Unlock()
 	if len(over) == 0 || b.sync() != nil {
@@ -245,7 +249,7 @@ func (b *Buffer) freeDone() bool {
 }
 
 // seal turns a half into blocks. Each step may be repeated after a crash or an error: the segments' commits, meta.db's commit, reuse.
-// lean: what got its outcome since the half was full is left out too; the other half says so.
+// lean: what got its outcome since the half was full is left out too, as the other half says, and so are originals of aggregates.
 func (b *Buffer) seal(job *sealJob, lean bool) (err error) {
 	done := job.snap.done
 	b.mu.Lock()
@@ -291,34 +295,34 @@ func (b *Buffer) seal(job *sealJob, lean bool) (err error) {
 	if s.end != off { // damaged under our hands: what is missing becomes a gap when it is looked for
 		b.tell("%s: generation %d is damaged from %d on", logName, gen, s.end)
 	}
+	left := map[*lane][]Range{}
 	for _, e := range sortedKeys(polls) {
 		b.mu.Lock()
 		l := b.lane(e)
 		b.mu.Unlock()
-		if err := b.store(l, b.unsealed(l, done[e], polls[e])); err != nil {
+		ps, out := b.unsealed(l, done[e], polls[e], lean)
+		left[l] = out
+		if err := b.store(l, ps); err != nil {
 			return err
 		}
 	}
 	if err := b.commitMeta(job.snap); err != nil {
 		return err
 	}
-	b.release(job)
+	b.release(job, left)
 	b.clean(job.snap)
 	return nil
 }
 
-// unsealed leaves out what a segment has already, and what has its outcome at the beginning and the end.
-func (b *Buffer) unsealed(l *lane, done *rangeSet, ps []poll) []poll {
+// unsealed leaves out what a segment has already, and what has its outcome at the beginning and the end (out), but unless lean the
+// originals of aggregates stay.
+func (b *Buffer) unsealed(l *lane, done *rangeSet, ps []poll, lean bool) (in []poll, out []Range) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	over := func(p *poll) bool { return done != nil && done.has(p.span()) }
-	for len(ps) > 0 && over(&ps[0]) {
-		ps = ps[1:]
+	over := func(p *poll) bool {
+		return done != nil && done.has(p.span()) && (lean || !l.kept.overlaps(p.span()))
 	}
-	for len(ps) > 0 && over(&ps[len(ps)-1]) {
-		ps = ps[:len(ps)-1]
-	}
-	return slices.DeleteFunc(ps, func(p poll) bool {
+	in = slices.DeleteFunc(ps, func(p poll) bool {
 		for _, s := range l.segs {
 			if s.first <= p.first && p.last() <= s.last {
 				return true
@@ -326,12 +330,26 @@ func (b *Buffer) unsealed(l *lane, done *rangeSet, ps []poll) []poll {
 		}
 		return false
 	})
+	for len(in) > 0 && over(&in[0]) {
+		out = append(out, in[0].span())
+		in = in[1:]
+	}
+	for len(in) > 0 && over(&in[len(in)-1]) {
+		out = append(out, in[len(in)-1].span())
+		in = in[:len(in)-1]
+	}
+	return in, out
 }
 
-// release lets the job's half be written to again.
-func (b *Buffer) release(job *sealJob) {
+// release lets the job's half be written to again. left is what is not stored any more then.
+func (b *Buffer) release(job *sealJob, left map[*lane][]Range) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for l, rs := range left {
+		for _, r := range rs {
+			l.kept.remove(r)
+		}
+	}
 	h := &b.halves[job.half]
 	h.lanes, h.shapes, h.byHash, h.used, h.unsynced = nil, nil, nil, false, nil
 	h.flushed = h.off
@@ -494,13 +512,13 @@ func (b *Buffer) storeIn(s *segment, e Epoch, ps []poll) (int, error) {
 	return stored, nil
 }
 
-// clean unlinks the segments of which, as meta.db now says, everything has its outcome.
+// clean unlinks the segments of which, as meta.db now says, everything has its outcome. Those with originals of aggregates stay while there is room.
 func (b *Buffer) clean(sn *snapshot) {
 	b.mu.Lock()
 	var over []*segment
 	for e, l := range b.lanes {
 		for _, s := range l.segs {
-			if d := sn.done[e]; d != nil && d.has(Range{s.first, s.last}) {
+			if d, r := sn.done[e], (Range{s.first, s.last}); d != nil && d.has(r) && !l.kept.overlaps(r) {
 				over = append(over, s)
 			}
 		}
@@ -524,30 +542,50 @@ func (b *Buffer) unlink(s *segment) error {
 	s.gone = true
 	b.mu.Lock()
 	b.dropSeg(s)
+	if l := b.lanes[s.epoch]; l != nil {
+		l.kept.remove(Range{s.first, s.last})
+	}
 	b.mu.Unlock()
 	return b.fs.SyncDir(b.dir)
 }
 
-// evictOldest gives up the oldest segment and unlinks it, or where a damaged file still lies about removes that. False: there is none, or it cannot be done.
-func (b *Buffer) evictOldest(why string) bool {
-	if b.removeDamaged() {
-		return true
+// oldestDone is the oldest segment of which everything has its outcome: it holds originals of aggregates, or what the next seal unlinks anyway.
+func (b *Buffer) oldestDone() *segment {
+	if b.unwritten != 0 {
+		return nil
 	}
-	b.mu.Lock()
-	var s *segment
+	return b.oldestSegment(func(l *lane, s *segment) bool { return l.done.has(Range{s.first, s.last}) })
+}
+
+func (b *Buffer) oldestSegment(of func(*lane, *segment) bool) (s *segment) {
 	for _, l := range b.lanes {
 		for _, o := range l.segs {
-			if s == nil || o.id < s.id {
+			if (s == nil || o.id < s.id) && of(l, o) {
 				s = o
 			}
 		}
+	}
+	return s
+}
+
+// evictOldest makes room: of damaged files that still lie about, segments in which nothing is without an outcome, and others, one, the oldest, goes;
+// what it holds without an outcome is given up. Where sampling is to stop only the second kind goes. False: there is none, or it cannot be done.
+func (b *Buffer) evictOldest(why string) bool {
+	drop := b.dropOldest()
+	if drop && b.removeDamaged() {
+		return true
+	}
+	b.mu.Lock()
+	s := b.oldestDone()
+	if s == nil && drop {
+		s = b.oldestSegment(func(*lane, *segment) bool { return true })
 	}
 	if s == nil {
 		b.mu.Unlock()
 		return false
 	}
 	l, r := b.lanes[s.epoch], Range{s.first, s.last}
-	done := l.done.has(r)
+	done, kept := l.done.has(r), l.kept.overlaps(r)
 	b.mu.Unlock()
 	size, length := int64(0), int64(0)
 	if info, err := b.fs.Stat(b.path(s.name())); err == nil {
@@ -570,6 +608,9 @@ func (b *Buffer) evictOldest(why string) bool {
 	if err := b.unlink(s); err != nil {
 		b.failed("segment cannot be removed", err)
 		return false
+	}
+	if done && kept {
+		b.log.Info("buffer: originals of aggregates removed", "epoch", l.epoch, "from", r.From, "to", r.To, "for", why)
 	}
 	b.mu.Lock()
 	b.bytes -= size
@@ -628,7 +669,11 @@ func (b *Buffer) dropHalf(job *sealJob) error {
 	if err := b.commitMeta(job.snap); err != nil {
 		return err
 	}
-	b.release(job)
+	left := map[*lane][]Range{}
+	for l, r := range held {
+		left[l] = []Range{r}
+	}
+	b.release(job, left)
 	return nil
 }
 

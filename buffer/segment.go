@@ -382,6 +382,9 @@ func (b *Buffer) segPolls(s *segment, pos Seq) ([]poll, error) {
 	}
 	if blk == nil {
 		b.mu.Lock()
+		if l := b.lanes[s.epoch]; l != nil {
+			l.kept.remove(Range{pos, s.last})
+		}
 		s.last = min(s.last, pos-1)
 		if s.last < s.first {
 			b.dropSeg(s)
@@ -493,6 +496,13 @@ func (b *Buffer) salvage(s *segment, why error) error {
 			n += r.n
 		}
 		b.tell("%s: %v; %d blocks with %d readings saved", name, why, len(raws), n)
+		if l := b.lanes[s.epoch]; l != nil && s.first > 0 {
+			var saved rangeSet
+			for _, r := range raws {
+				saved.add(r.span())
+			}
+			saved.missing(Range{s.first, s.last}, func(r Range) { l.kept.remove(r) })
+		}
 		if len(raws) == 0 {
 			s.gone = true
 			b.dropSeg(s)

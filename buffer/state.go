@@ -38,7 +38,10 @@ type lane struct {
 	lastAttempt uint64
 	delivered   uint64
 	dropped     uint64
+	thinned     uint64 // of dropped
 	gapsEver    uint64
+
+	kept rangeSet // of done: thinned, and still stored as far as is known
 
 	owed     map[uint64]uint64 // gaps of which the log says only so many readings
 	segs     []*segment        // by number, which is by age
@@ -171,6 +174,9 @@ func (l *lane) setGap(g Gap, ends []uint64) {
 	for _, id := range ends {
 		l.end(id, false)
 	}
+	if g.Reason == Thinned {
+		l.done.missing(g.Range, func(r Range) { l.kept.add(r) })
+	}
 	if l.done.add(g.Range) > 0 {
 		l.flight.remove(g.Range)
 	}
@@ -187,6 +193,9 @@ func (l *lane) setGap(g Gap, ends []uint64) {
 	}
 	if g.Reason != Unsampled {
 		l.dropped += lost
+	}
+	if g.Reason == Thinned {
+		l.thinned += lost
 	}
 	l.next = max(l.next, g.Range.To+1)
 }

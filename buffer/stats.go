@@ -30,7 +30,7 @@ func (b *Buffer) Stats() Stats {
 	s.LastError, s.RecoveredFrom = b.notes()
 	for _, e := range b.epochs() {
 		l := b.lanes[e]
-		ls := LaneStats{Epoch: e, First: l.first(), Next: l.next, Pending: l.pending(), Segments: len(l.segs)}
+		ls := LaneStats{Epoch: e, First: l.first(), Next: l.next, Pending: l.pending(), Kept: l.kept.n, Segments: len(l.segs)}
 		for _, g := range l.gaps {
 			if !l.carried(g.ID) {
 				ls.Gaps++
@@ -40,6 +40,8 @@ func (b *Buffer) Stats() Stats {
 		s.Pending += ls.Pending
 		s.InFlight += l.flight.n
 		s.Dropped += l.dropped
+		s.Thinned += l.thinned
+		s.ThinnedKept += ls.Kept
 		s.Delivered += l.delivered
 		s.Gaps += l.gapsEver
 		if o := l.oldest; ls.Pending > 0 && o.seq == ls.First && o.known {

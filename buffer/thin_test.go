@@ -1,0 +1,330 @@
+package buffer
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"homeward/drivers"
+)
+
+// aggregate stands for the polls from i on.
+func aggregate(i int) Poll {
+	p := pollAt(i, 3)
+	for k, name := range []string{"min", "mean", "max"} {
+		p.Readings[k].Channel, p.Readings[k].Quality = "s10/c0 "+name, drivers.Aggregate
+	}
+	return p
+}
+
+// exported gives the numbers that All marks as originals, and those that it does not.
+func exported(t testing.TB, l *Lane) (thinned, others []Range) {
+	t.Helper()
+	var sets [2]rangeSet
+	for s, err := range l.All() {
+		require.NoError(t, err)
+		k := 0
+		if s.Thinned {
+			k = 1
+		}
+		require.Equal(t, uint64(len(s.Readings)), sets[k].add(Range{s.First, s.First + Seq(len(s.Readings)) - 1}))
+	}
+	return sets[1].r, sets[0].r
+}
+
+func TestThin(t *testing.T) {
+	dir := t.TempDir()
+	opt := Options{HalfBytes: minHalf, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}}
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	add(t, l, 100)
+	woken := l.Appended()
+	first, err := l.Thin(Range{1, 600}, []Poll{aggregate(0), aggregate(30)})
+	require.NoError(t, err)
+	require.Equal(t, Seq(1001), first)
+	<-woken
+	check := func(kept bool) {
+		t.Helper()
+		l = mustLane(t, b, 1)
+		require.Equal(t, Seq(1007), l.Next())
+		open := readAll(t, l, 1)
+		checkPolls(t, open[:40], 60, 40)
+		require.Len(t, open, 42)
+		require.Equal(t, Seq(1004), open[41].First)
+		require.Equal(t, aggregate(30).Readings, open[41].Readings)
+		require.Equal(t, aggregate(30).Stamp, open[41].Stamp())
+		require.Equal(t, []Gap{{ID: 1, Range: Range{1, 600}, N: 600, TFrom: pollAt(0, 1).Stamp.Wall, TTo: pollAt(59, 1).Stamp.Wall, Reason: Thinned}}, l.OpenGaps())
+		st := b.Stats()
+		require.Equal(t, []uint64{600, 600, 406}, []uint64{st.Dropped, st.Thinned, st.Pending})
+		thinned, others := exported(t, l)
+		if !kept {
+			require.Zero(t, st.ThinnedKept)
+			require.Empty(t, thinned)
+			return
+		}
+		require.Equal(t, uint64(600), st.ThinnedKept)
+		require.Equal(t, uint64(600), st.Lanes[0].Kept)
+		require.Equal(t, []Range{{1, 600}}, thinned)
+		require.Equal(t, []Range{{601, 1006}}, others)
+	}
+	check(true)
+	b.end() // killed
+	b = mustOpen(t, dir, opt)
+	require.Empty(t, b.Stats().RecoveredFrom)
+	check(true)
+	require.NoError(t, b.SealNow())
+	check(true)
+	require.NoError(t, b.Close())
+	b = mustOpen(t, dir, opt)
+	check(true)
+	require.Empty(t, b.Verify())
+	ro := opt
+	ro.ReadOnly = true
+	require.NoError(t, b.Close())
+	b = mustOpen(t, dir, ro)
+	check(true)
+	_, err = l.Thin(Range{601, 700}, []Poll{aggregate(60)})
+	require.ErrorIs(t, err, ErrReadOnly)
+	require.Empty(t, b.Verify())
+	require.NoError(t, b.Close())
+}
+
+// What is delivered and told leaves the originals where they are.
+func TestOriginalsStayWhenAllIsTold(t *testing.T) {
+	dir := t.TempDir()
+	opt := Options{HalfBytes: minHalf, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}}
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	add(t, l, 100)
+	require.NoError(t, b.SealNow())
+	_, err := l.Thin(Range{1, 1000}, []Poll{aggregate(0)})
+	require.NoError(t, err)
+	a, err := l.Fix(Attempt{Range: Range{1001, 1003}, Gaps: []uint64{1}})
+	require.NoError(t, err)
+	require.NoError(t, l.Ack(a.ID))
+	for range 3 {
+		require.NoError(t, b.SealNow())
+		thinned, _ := exported(t, l)
+		require.Equal(t, []Range{{1, 1000}}, thinned)
+		require.Empty(t, l.OpenGaps())
+		st := b.Stats()
+		require.Equal(t, []uint64{0, 3, 1000, 1000, 1000}, []uint64{st.Pending, st.Delivered, st.Dropped, st.Thinned, st.ThinnedKept})
+		require.NoError(t, b.Close())
+		b = mustOpen(t, dir, opt)
+		l = mustLane(t, b, 1)
+		add(t, l, 1)
+		a, err := l.Fix(Attempt{Range: Range{l.Next() - 10, l.Next() - 1}})
+		require.NoError(t, err)
+		require.NoError(t, l.Ack(a.ID))
+		l.l.delivered -= 10
+	}
+}
+
+func TestThinRefuses(t *testing.T) {
+	b := mustOpen(t, t.TempDir(), Options{HalfBytes: minHalf, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}})
+	l := mustLane(t, b, 1)
+	add(t, l, 100)
+	a, err := l.Fix(Attempt{Range: Range{101, 200}})
+	require.NoError(t, err)
+	d, err := l.Fix(Attempt{Range: Range{301, 400}})
+	require.NoError(t, err)
+	require.NoError(t, l.Ack(d.ID))
+	one := []Poll{aggregate(0)}
+	var many []Poll
+	for i := range 1000 {
+		many = append(many, aggregate(i))
+	}
+	for name, c := range map[string]struct {
+		r    Range
+		ps   []Poll
+		want error
+		text string
+	}{
+		"nothing in return":    {Range{1, 100}, nil, nil, "nothing to stand for"},
+		"not marked":           {Range{1, 100}, []Poll{pollAt(1, 1)}, nil, "of quality good"},
+		"no poll":              {Range{1, 100}, []Poll{{}}, nil, "want 1 to"},
+		"in flight":            {Range{1, 100 + 1}, one, ErrOpen, "in an attempt"},
+		"around what is":       {Range{1, 1000}, one, ErrOpen, "in an attempt"},
+		"delivered":            {Range{301, 400}, one, ErrOpen, "have their outcome"},
+		"never given":          {Range{990, 1001}, one, ErrOpen, "never given"},
+		"empty":                {Range{}, one, ErrOpen, ""},
+		"the wrong way round":  {Range{20, 10}, one, ErrOpen, ""},
+		"more than a half":     {Range{1, 100}, many, ErrTooLarge, "bytes"},
+		"one larger than that": {Range{1, 100}, []Poll{{Readings: make([]drivers.Reading, 65535)}}, nil, "what half the log can hold"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			active, off := b.active, b.halves[b.active].off
+			shapes := len(b.halves[active].shapes)
+			_, err := l.Thin(c.r, c.ps)
+			require.Error(t, err)
+			if c.want != nil {
+				require.ErrorIs(t, err, c.want)
+			}
+			require.ErrorContains(t, err, c.text)
+			require.Equal(t, []int{active, off, shapes}, []int{b.active, b.halves[b.active].off, len(b.halves[active].shapes)})
+			require.Equal(t, Seq(1001), l.Next())
+			require.Zero(t, b.Stats().Dropped)
+		})
+	}
+	// What is decided in between is left alone, and nothing is told of it.
+	first, err := l.Thin(Range{201, 1000}, one)
+	require.NoError(t, err)
+	require.Equal(t, Seq(1001), first)
+	var rs []Range
+	for _, g := range l.OpenGaps() {
+		rs = append(rs, g.Range)
+		require.Equal(t, g.Range.Len(), g.N)
+	}
+	require.Equal(t, []Range{{201, 300}, {401, 1000}}, rs)
+	require.Equal(t, uint64(700), b.Stats().Thinned)
+	// The attempt released, its numbers join the two sides that are not told yet.
+	require.NoError(t, l.Release(a.ID))
+	_, err = l.Thin(Range{1, 200}, one)
+	require.NoError(t, err)
+	gaps := l.OpenGaps()
+	require.Len(t, gaps, 2)
+	require.Equal(t, Range{1, 300}, gaps[0].Range)
+	require.Equal(t, uint64(300), gaps[0].N)
+	require.Equal(t, pollAt(0, 1).Stamp.Wall, gaps[0].TFrom)
+	require.Equal(t, pollAt(29, 1).Stamp.Wall, gaps[0].TTo)
+	// What is being told does not grow.
+	c, err := l.Fix(Attempt{Gaps: []uint64{gaps[1].ID}})
+	require.NoError(t, err)
+	_, err = l.Thin(Range{1001, 1003}, one)
+	require.NoError(t, err)
+	gaps = l.OpenGaps()
+	require.Len(t, gaps, 2)
+	require.Equal(t, Range{1001, 1003}, gaps[1].Range)
+	require.NoError(t, l.Ack(c.ID))
+	b.end()
+	_, err = l.Thin(Range{1004, 1006}, one)
+	require.ErrorIs(t, err, ErrClosed)
+}
+
+// A power cut in the middle of a thinning: all of it or nothing, whichever sectors reached the disk, and the log goes on from there.
+func TestThinIsWholeOrNot(t *testing.T) {
+	var seen [2]int
+	for lost := range 40 {
+		fs := newFaultFS()
+		dir, err := mkTemp()
+		require.NoError(t, err)
+		opt := Options{FS: fs, HalfBytes: minHalf, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}}
+		b := mustOpen(t, dir, opt)
+		l := mustLane(t, b, 1)
+		add(t, l, 60)
+		require.NoError(t, b.Flush())
+		var aggs []Poll
+		for i := range 60 {
+			aggs = append(aggs, aggregate(i))
+		}
+		_, err = l.Thin(Range{1, 600}, aggs)
+		require.NoError(t, err)
+		b.end()
+		n := 0
+		fs.cut(func() bool { n++; return n%40 != lost })
+		for range 2 {
+			b = mustOpen(t, dir, opt)
+			require.Empty(t, b.Stats().RecoveredFrom)
+			l = mustLane(t, b, 1)
+			thinned, others := exported(t, l)
+			switch st := b.Stats(); st.Dropped {
+			case 0:
+				seen[0]++
+				require.Equal(t, Seq(601), l.Next())
+				require.Empty(t, thinned)
+				require.Equal(t, []Range{{1, 600}}, others)
+				checkPolls(t, readAll(t, l, 1), 0, 60)
+			default:
+				seen[1]++
+				require.Equal(t, Seq(781), l.Next())
+				require.Equal(t, []Range{{1, 600}}, thinned)
+				require.Equal(t, []Range{{601, 780}}, others)
+				require.Len(t, readAll(t, l, 1), 60)
+			}
+			b.end()
+		}
+		b = mustOpen(t, dir, opt) // what follows is found again
+		l = mustLane(t, b, 1)
+		next := l.Next()
+		_, err = l.Append(pollAt(7, 10))
+		require.NoError(t, err)
+		if next == 601 {
+			_, err = l.Thin(Range{1, 600}, aggs[:1])
+			require.NoError(t, err)
+		}
+		b.end()
+		b = mustOpen(t, dir, opt)
+		require.Equal(t, uint64(600), b.Stats().Thinned)
+		require.Empty(t, b.Stats().RecoveredFrom)
+		require.NoError(t, b.Close())
+		removeAll(dir)
+	}
+	require.NotZero(t, seen[0])
+	require.NotZero(t, seen[1])
+}
+
+// At a bound the originals go first, oldest first, and nothing is counted for it; only then what has no outcome.
+func TestOriginalsGoFirst(t *testing.T) {
+	for _, policy := range []WhenFull{DropOldest, StopSampling} {
+		t.Run(string(policy), func(t *testing.T) {
+			b := mustOpen(t, t.TempDir(), Options{HalfBytes: minHalf, SegmentBytes: minSegment, WhenFull: policy, Clock: stillClock{time.Unix(1e9, 0)}})
+			l := mustLane(t, b, 1)
+			fill := func() {
+				for range 1500 {
+					_, err := l.Append(hostile(int(l.Next()) / 10))
+					require.NoError(t, err)
+					if int(l.Next())%4000 < 10 {
+						require.NoError(t, b.SealNow())
+					}
+				}
+				require.NoError(t, b.SealNow())
+				l.l.segs[len(l.l.segs)-1].full = true
+			}
+			var spans []Range
+			for range 6 {
+				from := l.Next()
+				fill()
+				spans = append(spans, Range{from, l.Next() - 1})
+			}
+			for _, i := range []int{4, 2} {
+				_, err := l.Thin(spans[i], []Poll{aggregate(i)})
+				require.NoError(t, err)
+			}
+			require.NoError(t, b.SealNow())
+			st := b.Stats()
+			require.Equal(t, uint64(30_000), st.ThinnedKept)
+			squeeze := func() []Range {
+				had := len(l.l.segs)
+				for size := b.Stats().Bytes + b.slack(2*b.half); len(l.l.segs) == had; size -= 16 << 10 {
+					b.SetBounds(Options{MaxBytes: size, WhenFull: policy})
+					require.NoError(t, b.SealNow())
+					if b.Stats().Stopped {
+						break
+					}
+				}
+				thinned, _ := exported(t, l)
+				return thinned
+			}
+			require.Equal(t, []Range{spans[4]}, squeeze(), "the older of the two")
+			require.Equal(t, uint64(15_000), b.Stats().ThinnedKept)
+			require.Empty(t, squeeze())
+			now := b.Stats()
+			require.Zero(t, now.ThinnedKept)
+			require.Equal(t, []uint64{st.Dropped, st.Thinned, st.Pending, st.Gaps}, []uint64{now.Dropped, now.Thinned, now.Pending, now.Gaps})
+			require.Empty(t, now.EvictedFor)
+			require.False(t, now.Stopped)
+			squeeze()
+			now = b.Stats()
+			if policy == StopSampling {
+				require.True(t, now.Stopped)
+				require.Equal(t, st.Dropped, now.Dropped)
+				return
+			}
+			require.Equal(t, st.Dropped+spans[0].Len(), now.Dropped)
+			require.Equal(t, st.Thinned, now.Thinned)
+			require.True(t, slices.ContainsFunc(l.OpenGaps(), func(g Gap) bool { return g.Reason == Evicted && g.Range == spans[0] }))
+		})
+	}
+}
