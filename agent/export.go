@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/csv"
 	"errors"
@@ -16,7 +17,8 @@ import (
 )
 
 // Export writes every stored reading, delivered or not, oldest lane first: as the JSON lines of
-// `homeward decode` (format "" or "json") or as CSV with the same columns. Sequence numbers
+// `homeward decode` (format "" or "json") or as CSV with the same columns, and in both an outcome: "thinned" with the
+// originals of aggregates, so that nobody counts both (JSON has it only there, in CSV it is empty elsewhere). Sequence numbers
 // are the buffer's; inside one payload the wire's order may differ. What should be there and cannot be read
 // makes it an [IncompleteError] once everything else is written.
 func Export(w io.Writer, b *buffer.Buffer, gateway, format string) error {
@@ -25,7 +27,7 @@ func Export(w io.Writer, b *buffer.Buffer, gateway, format string) error {
 	case "", "json":
 	case "csv":
 		table = csv.NewWriter(w)
-		if err := table.Write([]string{"gateway", "epoch", "seq", "time", "t_ms", "channel", "value", "unit", "quality"}); err != nil {
+		if err := table.Write([]string{"gateway", "epoch", "seq", "time", "t_ms", "channel", "value", "unit", "quality", "outcome"}); err != nil {
 			return err
 		}
 	default:
@@ -50,8 +52,16 @@ func Export(w io.Writer, b *buffer.Buffer, gateway, format string) error {
 			for i, r := range st.Readings {
 				p.Readings = append(p.Readings, pack.Reading{Seq: uint64(st.First) + uint64(i), TimeMS: st.Time, Channel: r.Channel, Value: r.Value, Unit: r.Unit, Quality: r.Quality})
 			}
+			outcome := ""
+			if st.Thinned {
+				outcome = string(buffer.Thinned)
+			}
 			if table == nil {
-				if err := pack.Lines(w, p); err != nil {
+				to := w
+				if st.Thinned {
+					to = originals{w}
+				}
+				if err := pack.Lines(to, p); err != nil {
 					return err
 				}
 				continue
@@ -59,7 +69,7 @@ func Export(w io.Writer, b *buffer.Buffer, gateway, format string) error {
 			at := time.UnixMilli(st.Time).UTC().Format(pack.TimeLayout)
 			for _, r := range p.Readings {
 				row := []string{gateway, strconv.FormatUint(uint64(epoch), 10), strconv.FormatUint(r.Seq, 10), at, strconv.FormatInt(st.Time, 10),
-					r.Channel, strconv.FormatFloat(r.Value, 'g', -1, 64), string(r.Unit), r.Quality.String()}
+					r.Channel, strconv.FormatFloat(r.Value, 'g', -1, 64), string(r.Unit), r.Quality.String(), outcome}
 				if err := table.Write(row); err != nil {
 					return err
 				}
@@ -76,6 +86,16 @@ func Export(w io.Writer, b *buffer.Buffer, gateway, format string) error {
 		return lost.merged()
 	}
 	return nil
+}
+
+// originals adds to JSON lines that they are those of readings for which aggregates stand.
+type originals struct{ w io.Writer }
+
+func (o originals) Write(lines []byte) (int, error) {
+	if _, err := o.w.Write(bytes.ReplaceAll(lines, []byte("}\n"), []byte(`,"outcome":"`+buffer.Thinned+"\"}\n"))); err != nil {
+		return 0, err
+	}
+	return len(lines), nil
 }
 
 // IncompleteError names the readings that an export lacks.

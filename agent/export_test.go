@@ -2,6 +2,8 @@ package agent
 
 import (
 	"bytes"
+	"encoding/csv"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http/httptest"
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"homeward/buffer"
+	"homeward/drivers"
 )
 
 // What an export lacks is told, by the running agent too.
@@ -54,5 +57,50 @@ func TestExportTellsWhatItLacks(t *testing.T) {
 		lines, lost = export(format)
 		require.Equal(t, want, lines)
 		require.Contains(t, lost, fmt.Sprintf("epoch %d readings 1 to 100", a.epoch))
+	}
+}
+
+// The originals of aggregates are exported with them, and marked: whoever counts leaves out either.
+func TestExportMarksOriginals(t *testing.T) {
+	clock := &setClock{}
+	clock.set(noon(2026, 3, 1), true)
+	a := newAgent(t, plainConfig(t.TempDir()), clock)
+	for range 100 {
+		_, err := a.lane.Append(buffer.Poll{Stamp: clock.Stamp(), Readings: value(1)})
+		require.NoError(t, err)
+	}
+	mean := value(1)
+	mean[0].Quality = drivers.Aggregate
+	_, err := a.lane.Thin(buffer.Range{From: 11, To: 60}, []buffer.Poll{{Stamp: clock.Stamp(), Readings: mean}})
+	require.NoError(t, err)
+	server := httptest.NewServer(a.localHandler())
+	t.Cleanup(server.Close)
+	export := func(format string) []string {
+		resp, err := server.Client().Get(server.URL + "/buffer/export?format=" + format)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		return strings.Split(strings.TrimSpace(string(body)), "\n")
+	}
+	for range 2 {
+		lines := export("json")
+		require.Len(t, lines, 101)
+		table, err := csv.NewReader(strings.NewReader(strings.Join(export("csv"), "\n"))).ReadAll()
+		require.NoError(t, err)
+		require.Len(t, table, 102)
+		for i, line := range lines {
+			var r struct {
+				Seq              int
+				Quality, Outcome string
+			}
+			require.NoError(t, json.Unmarshal([]byte(line), &r))
+			require.Equal(t, i+1, r.Seq)
+			require.Equal(t, r.Seq >= 11 && r.Seq <= 60, r.Outcome == "thinned", line)
+			require.Equal(t, r.Seq == 101, r.Quality == "aggregate", line)
+			require.Equal(t, r.Outcome != "", strings.Contains(line, "outcome"), line)
+			require.Equal(t, []string{r.Quality, r.Outcome}, table[i+1][8:])
+		}
+		require.NoError(t, a.buf.SealNow())
 	}
 }

@@ -71,6 +71,9 @@ func bufferStat() *cobra.Command {
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 		fmt.Fprintf(w, "waiting\t%d readings, %d of them in flight\ndelivered\t%d\ngiven up\t%d readings, %d gaps\nsize\t%d bytes of %d, %d free on the file system\n",
 			s.Pending, s.InFlight, s.Delivered, s.Dropped, s.Gaps, s.Bytes, s.MaxBytes, s.Free)
+		if s.Thinned > 0 || s.ThinnedKept > 0 {
+			fmt.Fprintf(w, "thinned\t%d of those given up, for aggregates; %d still in the buffer\n", s.Thinned, s.ThinnedKept)
+		}
 		for _, l := range s.Lanes {
 			fmt.Fprintf(w, "epoch %d\t%d waiting, from %d, next %d, %d segments, %d gaps to report\n", l.Epoch, l.Pending, l.First, l.Next, l.Segments, l.Gaps)
 		}
@@ -119,6 +122,8 @@ func bufferExport() *cobra.Command {
 		Short: "Write the readings in the buffer as JSON lines or CSV",
 		Long: `Write every reading that the buffer still holds, delivered or not, to standard output:
 JSON lines as homeward decode prints them, or CSV with the same columns. Readings that
+aggregates stand for (operations: at_limit: thin) are written too, with the outcome
+"thinned": count either those or the aggregates (quality "aggregate"). Readings that
 cannot be read because a file is damaged are named on standard error, and the exit code is 1.`,
 		Example: "  homeward buffer export --format csv > readings.csv",
 		Args:    cmdline.NoArgs,

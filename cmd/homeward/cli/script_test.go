@@ -72,6 +72,9 @@ func TestScripts(t *testing.T) {
 				ts.Check(err)
 				ts.Check(fill(ts.MkAbs(args[0]), n))
 			},
+			"thin": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(thin(ts.MkAbs(args[0])))
+			},
 			"expand": func(ts *testscript.TestScript, _ bool, args []string) {
 				for _, name := range args {
 					ts.Check(os.WriteFile(ts.MkAbs(name), []byte(os.Expand(ts.ReadFile(name), ts.Getenv)), 0o600))
@@ -99,6 +102,22 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// thin replaces the first poll of a buffer that fill made.
+func thin(state string) error {
+	b, err := buffer.Open(agent.BufferPath(state), buffer.Options{})
+	if err != nil {
+		return err
+	}
+	lane, err := b.Lane(7)
+	if err == nil {
+		_, err = lane.Thin(buffer.Range{From: 3, To: 4}, []buffer.Poll{{
+			Stamp:    drivers.Stamp{Boot: [16]byte{1}, Wall: 1700000001000, Trusted: true},
+			Readings: []drivers.Reading{{Channel: "cellar/temperature", Value: 21.5, Unit: "Cel", Quality: drivers.Aggregate}},
+		}})
+	}
+	return errors.Join(err, b.Close())
 }
 
 // fill makes the buffer of a gateway that was switched off with a backlog.
