@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,8 +64,7 @@ type Agent struct {
 	vital    *vital
 	key      string // the public half of its own
 
-	opsMu sync.Mutex
-	ops   operations
+	ledger *ledger.Ledger
 
 	web     *status.Server // of status.listen
 	local   *status.Server // of the socket; nil: not open yet
@@ -76,7 +76,6 @@ type Agent struct {
 const (
 	sideEpoch = "epoch"
 	sideHome  = "home"
-	sideOps   = "operations"
 )
 
 // SocketPath is where the agent of a state folder answers.
@@ -95,12 +94,6 @@ type homeIdentity struct {
 
 func identity(h config.Home) homeIdentity {
 	return homeIdentity{h.Cloud, h.Organization, h.Project, h.Product}
-}
-
-// operations counts publishes of the billing month.
-type operations struct {
-	Month string `json:"month"` // first day, 2006-01-02
-	Used  uint64 `json:"used"`
 }
 
 // New opens the state folder. It talks to no instrument and no network.
@@ -164,7 +157,11 @@ func (a *Agent) settle() error {
 		}
 		a.Log.Info("fresh epoch", "epoch", a.epoch)
 	}
-	_ = json.Unmarshal(a.buf.Side(sideOps), &a.ops) // none yet: zero
+	id := identity(a.Config.Home)
+	a.ledger = ledger.Open(ledger.Options{
+		Store: a.buf, Home: strings.Join([]string{id.Cloud, id.Organization, id.Project, id.Product}, "/"),
+		Clock: a.Clock.Stamp, Budget: a.budget,
+	})
 	lane, err := a.buf.Lane(a.epoch)
 	if err != nil {
 		return err
@@ -296,7 +293,8 @@ func (a *Agent) startPublisher(cfg *config.Config) error {
 		settings: func() *config.Publish { return &a.cfg.Load().Publish },
 		sets:     func() []packed.Set { return packed.Sets(a.cfg.Load()) },
 		flush:    func() time.Duration { return time.Duration(a.cfg.Load().Buffer.Flush) },
-		describe: a.describe, count: a.countOperations,
+		describe: a.describe, ledger: a.ledger,
+		rule:  func() ledger.Rule { return ledger.Rule{PerBytes: int(a.cfg.Load().Operations.PerBytes)} },
 		clock: a.Clock, grid: &timeGrid{config: a.cfg.Load}, problems: a.problems, log: a.Log, beat: a.vital.add("publisher"),
 	})
 	return nil
@@ -392,52 +390,37 @@ func (a *Agent) bufferProblems(s buffer.Stats) {
 	a.evicted = s.Dropped
 }
 
-// countOperations counts before the publish is made; it is durable with the attempt's own flush.
-func (a *Agent) countOperations(cost int) {
-	a.opsMu.Lock()
-	defer a.opsMu.Unlock()
-	a.turnLocked()
-	a.ops.Used += uint64(cost)
-	text, _ := json.Marshal(a.ops)
-	if err := a.buf.PutSide(sideOps, text); err != nil {
-		a.Log.Warn("operations not recorded", "error", err)
-	}
-}
-
-// turnLocked begins a billing month, which only happens while the clock is trusted. What was counted before
-// the first one was known belongs to it.
-func (a *Agent) turnLocked() {
-	now := a.Clock.Stamp()
-	if !now.Trusted {
-		return
-	}
-	start, _ := ledger.Month(time.UnixMilli(now.Wall), a.cfg.Load().Operations.BillingDay)
-	switch month := start.Format(time.DateOnly); {
-	case a.ops.Month == "":
-		a.ops.Month = month
-	case a.ops.Month != month:
-		a.ops = operations{Month: month}
+// budget is what the configuration allows.
+func (a *Agent) budget() ledger.Budget {
+	c := a.cfg.Load()
+	o := c.Operations
+	return ledger.Budget{
+		Operations: o.PerMonth, Day: o.BillingDay, Zone: o.Zone, Reserve: float64(o.Reserve), AtLimit: o.AtLimit, Backlog: float64(c.Publish.BacklogShare),
 	}
 }
 
 func (a *Agent) operationsStatus() status.Operations {
-	a.opsMu.Lock()
-	defer a.opsMu.Unlock()
-	a.turnLocked()
-	o := status.Operations{Month: a.ops.Month, Used: a.ops.Used, LimitState: "none"}
-	now := time.UnixMilli(a.Clock.Stamp().Wall)
-	start, end := ledger.Month(now, a.cfg.Load().Operations.BillingDay)
-	o.Forecast = o.Used
-	if v, _, _ := a.pubStatus(); now.After(start) {
-		perSecond := float64(v.Operations) / max(1, time.Since(a.started).Seconds())
-		o.Forecast += uint64(perSecond * end.Sub(now).Seconds())
+	r := a.ledger.Report()
+	o := status.Operations{
+		Month: r.Month, Used: r.Used, Forecast: r.Forecast, LimitState: "none",
+		Alarms: r.Alarms, Free: r.Free, Unknown: r.Unknown, OnePerReading: r.Single, Past: []status.PastMonth{},
 	}
-	if n := a.cfg.Load().Operations.PerMonth; n > 0 {
+	for _, m := range r.Past {
+		o.Past = append(o.Past, status.PastMonth(m))
+	}
+	c := a.cfg.Load()
+	if n := c.Operations.PerMonth; n > 0 {
 		budget := uint64(n)
 		percent := float64(o.Used) / float64(n) * 100
-		o.Budget, o.Percent, o.LimitState = &budget, &percent, "below"
-		if o.Used >= budget {
-			o.LimitState = "above"
+		o.Budget, o.Percent, o.Reserve, o.PerHour = &budget, &percent, &r.Reserve, &r.PerHour
+		pub, _, _ := a.pubStatus()
+		switch {
+		case r.Left < 1 || o.Used >= budget:
+			o.LimitState = c.Operations.AtLimit
+		case pub.MaxAgeS > time.Duration(c.Publish.MaxAge).Seconds():
+			o.LimitState = "stretched"
+		default:
+			o.LimitState = "below"
 		}
 	}
 	return o

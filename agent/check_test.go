@@ -157,7 +157,7 @@ func TestOperationsRemedy(t *testing.T) {
 			c := plainConfig(t.TempDir())
 			c.Operations.PerMonth = 10
 			a := newAgent(t, c, clock)
-			a.countOperations(10)
+			spendOperations(t, a, 10)
 			a.pub = d.publisher
 			d.run(t)
 			for i := range tc.values {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -51,7 +52,8 @@ type publisher struct {
 	sets     func() []packed.Set // what is configured, for a schema
 	flush    func() time.Duration
 	describe func(online bool) []byte // the retained status
-	count    func(cost int)           // of operations, before they are spent
+	ledger   *ledger.Ledger
+	rule     func() ledger.Rule
 	clock    Clock
 	grid     *timeGrid // nil: times are published as taken
 	problems *problems
@@ -71,6 +73,8 @@ type publisher struct {
 
 	teacher teacher         // only Run touches it
 	lessons context.Context // of its goroutines: Run's
+
+	sends sends // only Run touches it
 
 	cuts int // sessions that ended at a proof of the largest payload, and none that passed it; only Run touches it
 }
@@ -219,9 +223,9 @@ func (p *publisher) Run(ctx context.Context) {
 type flight struct {
 	*buffer.Attempt
 	backlog bool
-	durable <-chan struct{}
-	sent    time.Time // zero: waiting for the disk
-	taken   bool      // acknowledged by the home, not yet by the receiver
+	durable <-chan struct{} // nil: it is
+	sent    time.Time       // zero: waiting for the disk, or for the home's rate
+	taken   bool            // acknowledged by the home, not yet by the receiver
 }
 
 // run is a payload being filled.
@@ -249,13 +253,14 @@ type session struct {
 	over    chan struct{} // closed when nobody takes acks any more
 	live    run
 	backlog run
-	border  buffer.Seq // live readings start here
-	drained bool       // no backlog below the border
-	blocked bool       // the in-flight bound was met: wait for an acknowledgement
-	packing *packing   // nil: not wanted, or not to be had
-	packs   bool       // the home has the schema
-	better  *packing   // learnt, and on its way to the home
-	unheard bool       // the receiver owes its word: the broker's acknowledgement does not end that problem
+	border  buffer.Seq       // live readings start here
+	drained bool             // no backlog below the border
+	blocked bool             // the in-flight bound was met: wait for an acknowledgement
+	packing *packing         // nil: not wanted, or not to be had
+	packs   bool             // the home has the schema
+	better  *packing         // learnt, and on its way to the home
+	calm    <-chan time.Time // when the home's rate allows more; nil: it does
+	unheard bool             // the receiver owes its word: the broker's acknowledgement does not end that problem
 }
 
 type acked struct {
@@ -265,8 +270,12 @@ type acked struct {
 
 func (p *publisher) session(ctx context.Context) error {
 	dctx, cancel := context.WithTimeout(ctx, dialBound)
-	link, err := p.cloud.Dial(dctx, p.describe(true), p.describe(false))
-	cancel()
+	defer cancel()
+	online, offline := p.describe(true), p.describe(false)
+	if err := p.overhead(dctx, len(online), len(offline)); err != nil { // with the farewell
+		return err
+	}
+	link, err := p.cloud.Dial(dctx, online, offline)
 	if err != nil {
 		return err
 	}
@@ -284,8 +293,8 @@ func (p *publisher) session(ctx context.Context) error {
 	}
 	s.reconfigure(limits)
 	err = s.stuck(s.run(ctx))
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
-	defer cancel()
+	last, stop := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	defer stop()
 	if ctx.Err() != nil {
 		s.lastAcks(last)
 	}
@@ -431,7 +440,11 @@ func (s *session) run(ctx context.Context) (err error) {
 			defer proofRunning.Done()
 			bound, cancel := context.WithTimeout(pctx, proofTime(size))
 			defer cancel()
-			proofs <- proof{size, s.link.Prove(bound, size)}
+			err := s.overhead(bound, 0, size) // a small one first
+			if err == nil {
+				err = s.link.Prove(bound, size)
+			}
+			proofs <- proof{size, err}
 		}()
 	}
 	prove()
@@ -448,7 +461,11 @@ func (s *session) run(ctx context.Context) (err error) {
 		proofRunning.Go(func() {
 			bound, cancel := context.WithTimeout(pctx, proofTime(len(p.text)))
 			defer cancel()
-			schemas <- s.link.Schema(bound, p.coder.Schema().ID, p.text)
+			err := s.overhead(bound, len(p.text))
+			if err == nil {
+				err = s.link.Schema(bound, p.coder.Schema().ID, p.text)
+			}
+			schemas <- err
 		})
 	}
 
@@ -467,7 +484,9 @@ func (s *session) run(ctx context.Context) (err error) {
 			defer telling.Done()
 			bound, cancel := context.WithTimeout(pctx, 10*time.Second)
 			defer cancel()
-			_ = s.link.Status(bound, text) // a lost status is followed by the next
+			if s.overhead(bound, len(text)) == nil {
+				_ = s.link.Status(bound, text) // a lost status is followed by the next
+			}
 		}()
 	}
 
@@ -557,6 +576,8 @@ func (s *session) run(ctx context.Context) (err error) {
 		case h := <-s.link.Hints():
 			s.hint(h)
 		case <-s.durable():
+		case <-s.calm:
+			s.calm = nil
 		case <-s.wake:
 		case <-appended:
 			appended, settle = nil, time.After(coalesce)
@@ -630,45 +651,109 @@ func (s *session) prove(p proof) {
 // durable is closed when the first flight that waits for the disk may leave.
 func (s *session) durable() <-chan struct{} {
 	for _, f := range s.flights {
-		if f.sent.IsZero() {
+		if f.durable != nil {
 			return f.durable
 		}
 	}
 	return nil
 }
 
-// send publishes the flights whose attempt is on disk.
+// send publishes the flights whose attempt is on disk, alarms before what waits for the home's rate.
 func (s *session) send() error {
-	for _, f := range s.flights {
-		if !f.sent.IsZero() {
-			continue
-		}
-		select {
-		case <-f.durable:
-		default:
-			return nil // those behind it are not older
-		}
-		kind := cloud.Readings
-		if f.Alarm {
-			kind = cloud.Alarm
-		}
-		id := f.ID
-		f.sent = time.Now()
-		s.mu.Lock()
-		s.view.Operations += uint64(f.Cost)
-		s.view.Bytes += uint64(len(f.Payload))
-		s.mu.Unlock()
-		answer := func(err error) {
-			select {
-			case s.acks <- acked{id, err}:
-			case <-s.over:
+	for _, alarms := range []bool{true, false} {
+		for _, f := range s.flights {
+			if !f.sent.IsZero() || f.Alarm != alarms {
+				continue
 			}
-		}
-		if err := s.link.Publish(cloud.Message{Kind: kind, Payload: f.Payload}, answer); err != nil {
-			return err
+			if f.durable != nil {
+				select {
+				case <-f.durable:
+					f.durable = nil
+				default:
+					continue
+				}
+			}
+			if wait := s.sends.wait(s.bound(), alarms, time.Now()); wait > 0 {
+				if s.calm == nil {
+					s.calm = time.After(wait)
+				}
+				break
+			}
+			if err := s.publish(f); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func (s *session) publish(f *flight) error {
+	kind := cloud.Readings
+	if f.Alarm {
+		kind = cloud.Alarm
+	}
+	id := f.ID
+	f.sent = time.Now()
+	s.sends.note(f.sent)
+	s.mu.Lock()
+	s.view.Operations += uint64(f.Cost)
+	s.view.Bytes += uint64(len(f.Payload))
+	s.mu.Unlock()
+	answer := func(err error) {
+		select {
+		case s.acks <- acked{id, err}:
+		case <-s.over:
+		}
+	}
+	return s.link.Publish(cloud.Message{Kind: kind, Payload: f.Payload}, answer)
+}
+
+// bound is how often may be published.
+func (s *session) bound() config.Rate {
+	r := config.Rate(s.cfg.Rate)
+	if l := s.cloud.Limits(); l.Publishes > 0 && (r.N == 0 || float64(l.Publishes)*float64(r.Per) < float64(r.N)*float64(l.Per)) {
+		return config.Rate{N: l.Publishes, Per: l.Per}
+	}
+	return r
+}
+
+// crowded says that flights wait for the home's rate: readings do better in a payload that still fills.
+func (s *session) crowded() bool {
+	return s.bound().N > 0 && slices.ContainsFunc(s.flights, func(f *flight) bool { return f.sent.IsZero() }) && s.sends.wait(s.bound(), false, time.Now()) > 0
+}
+
+// sends are the times of the last publishes: a home that counts them within any length of time is never over its limit, which a
+// token bucket of that size could be.
+type sends []time.Time
+
+// wait is how long until one more is within the rate. Of a rate of four and more a tenth, one at least, is kept for alarms.
+func (s *sends) wait(r config.Rate, alarm bool, now time.Time) time.Duration {
+	if r.N == 0 {
+		return 0
+	}
+	recent := *s
+	for len(recent) > 0 && now.Sub(recent[0]) >= r.Per {
+		recent = recent[1:]
+	}
+	*s = recent
+	most := r.N
+	if !alarm && most >= 4 {
+		most -= max(1, most/10)
+	}
+	if len(recent) < most {
+		return 0
+	}
+	return r.Per - now.Sub(recent[len(recent)-most])
+}
+
+// maxSends is how many times are kept: the largest rate's.
+const maxSends = 1 << 16
+
+func (s *sends) note(at time.Time) {
+	*s = append(*s, at)
+	if n := len(*s) - maxSends; n > 0 {
+		*s = slices.Clone((*s)[n:])
+	}
 }
 
 // alarmRoom is kept of the bytes that may be in flight, so that an alarm leaves even when
@@ -689,20 +774,20 @@ func (s *session) held() (unanswered, bytes int) {
 	return unanswered, bytes
 }
 
-// fill makes attempts as long as there is something to send and room for it.
+// fill makes attempts as long as there is something to send, room for it and the budget allows.
 func (s *session) fill() {
 	for {
 		if n, _ := s.held(); n >= s.window {
 			return
 		}
-		if s.sendAlarm() {
+		if s.repeatAlarm() || s.sendAlarm() {
 			continue
 		}
-		if s.blocked {
+		if s.blocked || s.crowded() {
 			return
 		}
 		s.extend(&s.live, s.border, 0)
-		if s.due(&s.live) {
+		if s.due(&s.live) && s.may(ledger.Live, s.cost(&s.live)) {
 			if s.depart(&s.live, false) {
 				continue
 			}
@@ -718,14 +803,10 @@ func (s *session) fill() {
 			return
 		}
 		if len(s.again) > 0 {
-			a := s.again[0]
-			s.again = s.again[1:]
-			if err := s.lane.Retried(a.ID); err != nil {
-				s.log.Warn("attempt lost before its repeat", "range_from", a.Range.From, "error", err)
-				continue
+			if c := s.again[0].Cost; !s.may(ledger.Backlog, c) && !s.may(ledger.Live, c) {
+				return
 			}
-			a.Tries++
-			s.launch(a, true)
+			s.repeat(0, ledger.Backlog)
 			continue
 		}
 		if s.drained {
@@ -733,10 +814,13 @@ func (s *session) fill() {
 		}
 		s.extend(&s.backlog, 0, s.border)
 		if s.backlog.full {
-			if s.depart(&s.backlog, true) {
+			if s.may(ledger.Backlog, s.cost(&s.backlog)) && s.depart(&s.backlog, true) {
 				continue
 			}
 			return
+		}
+		if s.backlog.rows == nil && s.alarmsWait() {
+			return // one that the list had lost is in its way, and leaves first
 		}
 		// What is left of the backlog fills no payload: live readings complete it.
 		s.drained = true
@@ -747,10 +831,61 @@ func (s *session) fill() {
 	}
 }
 
+func (s *session) alarmsWait() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.alarms) > 0
+}
+
+// may asks the ledger.
+func (s *session) may(k ledger.Kind, cost int) bool {
+	return s.ledger.May(k, cost, !s.drained || len(s.again) > 0)
+}
+
+// cost is what a run's payload is as it stands.
+func (s *session) cost(r *run) int {
+	switch {
+	case r.closed != nil:
+		return s.rule().Cost(len(r.closed))
+	case r.rows == nil:
+		return s.rule().Cost(0)
+	}
+	return s.rule().Cost(min(r.rows.Size(), s.limit))
+}
+
+// maxAge is how long an ordinary reading may wait now.
+func (s *session) maxAge() time.Duration {
+	return s.ledger.MaxAge(time.Duration(s.cfg.MaxAge), s.cost(&s.live))
+}
+
+// repeatAlarm tries an alarm again that an earlier session has tried.
+func (s *session) repeatAlarm() bool {
+	i := slices.IndexFunc(s.again, func(a *buffer.Attempt) bool { return a.Alarm })
+	return i >= 0 && s.may(ledger.Alarm, s.again[i].Cost) && s.repeat(i, ledger.Alarm)
+}
+
+// repeat tries an attempt again.
+func (s *session) repeat(i int, k ledger.Kind) bool {
+	a := s.again[i]
+	s.again = slices.Delete(s.again, i, i+1)
+	if err := s.lane.Retried(a.ID); err != nil {
+		s.log.Warn("attempt lost before its repeat", "range_from", a.Range.From, "error", err)
+		return true
+	}
+	a.Tries++
+	return s.launch(a, k)
+}
+
 // extend adds to r the open polls from r's end (or start, for an empty run) up to end (0: none).
 func (s *session) extend(r *run, start, end buffer.Seq) {
+	for s.extendOnce(r, start, end) && !s.blocked {
+	}
+}
+
+// extendOnce stops after a reading that fits into no payload and was given up: there may be more.
+func (s *session) extendOnce(r *run, start, end buffer.Seq) (more bool) {
 	if r.full || r.closed != nil {
-		return
+		return false
 	}
 	if r.rows != nil {
 		start = r.next
@@ -760,15 +895,15 @@ func (s *session) extend(r *run, start, end buffer.Seq) {
 		switch {
 		case err != nil:
 			s.log.Warn("buffer read failed", "error", err)
-			return
+			return false
 		case end != 0 && st.First >= end:
-			return
+			return false
 		case r.rows != nil && (st.First != r.next || st.Alarm): // a payload is a run without holes; an alarm travels alone
 			r.full = true
-			return
+			return false
 		case st.Alarm:
 			s.found(st.First)
-			return
+			return false
 		}
 		if r.rows == nil {
 			s.begin(r, st)
@@ -777,7 +912,7 @@ func (s *session) extend(r *run, start, end buffer.Seq) {
 		if !r.rows.Add(pack.Poll{Time: st.Time, Readings: st.Readings}) {
 			r.full = true
 			if r.next != r.from {
-				return
+				return false
 			}
 			if len(r.gaps) > 0 && r.next == r.from { // the gaps are in its way: they go alone
 				s.start(r, st)
@@ -790,7 +925,7 @@ func (s *session) extend(r *run, start, end buffer.Seq) {
 			}
 			if n == 0 {
 				*r = run{}
-				return
+				return true
 			}
 		}
 		if r == &s.live && s.packing != nil {
@@ -798,9 +933,10 @@ func (s *session) extend(r *run, start, end buffer.Seq) {
 		}
 		r.next = st.First + buffer.Seq(n)
 		if r.full {
-			return
+			return false
 		}
 	}
+	return false
 }
 
 // found queues an alarm that the list had lost.
@@ -890,14 +1026,14 @@ func (s *session) due(r *run) bool {
 	if r.full || r.closed != nil {
 		return true
 	}
-	maxAge := time.Duration(s.cfg.MaxAge)
+	maxAge := s.maxAge()
 	return s.age(r.oldest) >= maxAge-min(maxAge/2, s.flush()+coalesce+time.Second)
 }
 
 // gapsDue starts a payload of gaps alone when some have waited for readings that could carry them.
 func (s *session) gapsDue(r *run) bool {
 	gaps := s.lane.OpenGaps()
-	if !s.drained || len(gaps) == 0 || s.clock.Stamp().Wall-gaps[0].TTo < time.Duration(s.cfg.MaxAge).Milliseconds() {
+	if !s.drained || len(gaps) == 0 || s.clock.Stamp().Wall-gaps[0].TTo < s.maxAge().Milliseconds() {
 		return false
 	}
 	s.start(r, buffer.Stored{First: s.lane.Next()})
@@ -920,7 +1056,7 @@ func (s *session) age(st buffer.Stored) time.Duration {
 	if st.Boot == now.Boot {
 		return now.Mono - st.Mono
 	}
-	return time.Duration(s.cfg.MaxAge) // of an earlier boot: it has waited long enough
+	return math.MaxInt64 // of an earlier boot: it has waited long enough
 }
 
 // depart fixes the run as an attempt. False: no room now.
@@ -941,7 +1077,7 @@ func (s *session) depart(r *run, backlog bool) bool {
 		s.blocked = true
 		return false
 	}
-	a := buffer.Attempt{Payload: payload, Cost: ledger.Cost(len(payload))}
+	a := buffer.Attempt{Payload: payload, Cost: s.rule().Cost(len(payload))}
 	if r.next > r.from {
 		a.Range = buffer.Range{From: r.from, To: r.next - 1}
 	}
@@ -974,14 +1110,52 @@ func (s *session) fix(a buffer.Attempt, backlog bool) bool {
 		s.blocked = errors.Is(err, buffer.ErrInFlight) && len(s.flights) > 0
 		return false
 	}
-	s.launch(fixed, backlog)
+	kind := ledger.Live
+	switch {
+	case a.Alarm:
+		kind = ledger.Alarm
+	case backlog:
+		kind = ledger.Backlog
+	}
+	s.launch(fixed, kind)
 	return true
 }
 
-// launch counts the try and lets it wait for the disk.
-func (s *session) launch(a *buffer.Attempt, backlog bool) {
-	s.count(a.Cost)
-	s.flights = append(s.flights, &flight{Attempt: a, backlog: backlog, durable: s.lane.Durable()})
+// launch counts the try and lets it wait for the disk. What cannot be counted is not sent: it is tried again.
+func (s *session) launch(a *buffer.Attempt, k ledger.Kind) bool {
+	e := ledger.Entry{Class: ledger.Billed, Cost: a.Cost, Kind: k}
+	if a.Tries <= 1 && a.Range != (buffer.Range{}) {
+		e.Readings = int(a.Range.To-a.Range.From) + 1
+	}
+	if _, err := s.ledger.Count(e); err != nil {
+		s.log.Error("not sent", "error", err)
+		s.again = append(s.again, a)
+		s.blocked = true // until the next acknowledgement, or session
+		return false
+	}
+	s.flights = append(s.flights, &flight{Attempt: a, backlog: k == ledger.Backlog, durable: s.lane.Durable()})
+	return true
+}
+
+// overhead counts publishes that carry no readings, of so many bytes each, before they are made.
+func (p *publisher) overhead(ctx context.Context, bytes ...int) error {
+	class, cost := ledger.Class(cmp.Or(p.cloud.Limits().Overhead, string(ledger.Unknown))), 0
+	for _, n := range bytes {
+		cost += p.rule().Cost(n)
+	}
+	wait, err := p.ledger.Count(ledger.Entry{Class: class, Cost: cost, Kind: ledger.Overhead})
+	switch {
+	case err != nil && class == ledger.Billed:
+		return err
+	case err != nil || !wait: // a full disk must not keep the home from being reached
+		return nil
+	}
+	select {
+	case <-p.lane.Durable():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // sendAlarm makes an attempt of the oldest alarm's poll.
@@ -1013,8 +1187,8 @@ func (s *session) sendAlarm() bool {
 		}
 		if rows.Len() > 0 {
 			payload, _ := rows.Close()
-			a := buffer.Attempt{Range: buffer.Range{From: first, To: first + buffer.Seq(n) - 1}, Payload: payload, Alarm: true, Cost: ledger.Cost(len(payload))}
-			if !s.fix(a, false) {
+			a := buffer.Attempt{Range: buffer.Range{From: first, To: first + buffer.Seq(n) - 1}, Payload: payload, Alarm: true, Cost: s.rule().Cost(len(payload))}
+			if !s.may(ledger.Alarm, a.Cost) || !s.fix(a, false) {
 				return false
 			}
 			if err := s.buf.Flush(); err != nil {
@@ -1193,10 +1367,11 @@ func (s *session) lastAcks(ctx context.Context) {
 }
 
 func (s *session) show() {
+	maxAge := s.maxAge()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.view.InFlight = len(s.flights)
-	s.view.MaxAgeS = time.Duration(s.cfg.MaxAge).Seconds()
+	s.view.MaxAgeS = maxAge.Seconds()
 }
 
 // sameProblems compares two statuses' problems alone.

@@ -17,6 +17,7 @@ import (
 
 	"homeward/agent/cloud"
 	"homeward/agent/config"
+	"homeward/agent/ledger"
 	"homeward/agent/pack"
 	"homeward/agent/pack/packed"
 	"homeward/agent/status"
@@ -165,10 +166,11 @@ func (s *fakeSession) drop()                                { s.once.Do(func() {
 type desk struct {
 	sets []packed.Set
 	*publisher
-	home *fakeHome
-	cfg  atomic.Pointer[config.Publish]
-	stop context.CancelFunc
-	done sync.WaitGroup
+	home   *fakeHome
+	cfg    atomic.Pointer[config.Publish]
+	budget atomic.Pointer[ledger.Budget]
+	stop   context.CancelFunc
+	done   sync.WaitGroup
 }
 
 func newDesk(t *testing.T, change func(*config.Publish)) *desk {
@@ -184,10 +186,14 @@ func newDesk(t *testing.T, change func(*config.Publish)) *desk {
 		change(cfg)
 	}
 	d.cfg.Store(cfg)
+	d.budget.Store(&ledger.Budget{})
 	d.publisher = newPublisher(&publisher{
 		buf: buf, lane: lane, cloud: d.home, header: pack.Header{Gateway: "gw", Epoch: 7},
 		settings: d.cfg.Load, sets: func() []packed.Set { return d.sets }, flush: func() time.Duration { return time.Second },
-		describe: func(bool) []byte { return []byte("{}") }, count: func(int) {},
+		describe: func(bool) []byte { return []byte("{}") },
+		rule:     func() ledger.Rule { return ledger.Rule{PerBytes: 1024} }, ledger: ledger.Open(ledger.Options{
+			Store: buf, Clock: goClock{time.Now()}.Stamp, Budget: func() ledger.Budget { return *d.budget.Load() },
+		}),
 		clock: goClock{time.Now()}, problems: newProblems(time.Now, log), log: log, beat: newVital().add("publisher"),
 	})
 	return d

@@ -71,6 +71,11 @@ type Limits struct {
 	MaxBytes int  // of a payload
 	Window   int  // publishes in flight
 	Schemas  bool // keeps schemas for receivers
+	// Publishes of readings and alarms within any time Per; 0: as many as come.
+	Publishes int
+	Per       time.Duration
+	// Overhead is what a status, a proof or a schema is to whoever bills: "billed", "free", or "": nobody has said.
+	Overhead string
 }
 
 // Cloud makes sessions. It holds no connection itself.

@@ -186,22 +186,23 @@ const (
 	Overhead             // status, proofs, schemas
 )
 
-// Count counts a try. The publish may be made once the store is durable; where Count fails it must not be made. Count and the buffer's own
-// record of the try ride the same flush.
-func (l *Ledger) Count(e Entry) error {
+// Count counts a try. The publish may be made once the store is durable, which for what is not billed it often is already (wait is
+// false): such publishes are counted ahead, several at once. Where Count fails the publish must not be made.
+func (l *Ledger) Count(e Entry) (wait bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.advance()
 	c := counts{Single: uint64(e.Readings)}
-	switch {
-	case e.Class == Free:
-		c.Free = uint64(e.Cost)
-	case e.Class == Unknown:
-		c.Unknown = uint64(e.Cost)
+	leased := (*uint64)(nil)
+	switch cost := uint64(e.Cost); e.Class {
+	case Free:
+		c.Free, leased = cost, &l.leased.Free
+	case Unknown:
+		c.Unknown, leased = cost, &l.leased.Unknown
 	default:
-		c.Used = uint64(e.Cost)
+		c.Used = cost
 		if e.Kind == Alarm {
-			c.Alarms = c.Used
+			c.Alarms = cost
 		}
 	}
 	was := l.acc
@@ -211,33 +212,15 @@ func (l *Ledger) Count(e Entry) error {
 		l.acc.Doubt.add(c)
 	}
 	l.spend(e.Kind, float64(c.Used))
-	if c.Free == 0 && c.Unknown == 0 {
-		return l.keep(was)
+	switch {
+	case leased == nil:
+	case *leased >= uint64(e.Cost):
+		*leased -= uint64(e.Cost)
+		return false, nil
+	default:
+		*leased += lease
 	}
-	if l.leased.Free < c.Free || l.leased.Unknown < c.Unknown { // ahead, so that few of them cost a flush
-		ahead := counts{}
-		if c.Free > 0 {
-			ahead.Free = lease * c.Free
-		} else {
-			ahead.Unknown = lease * c.Unknown
-		}
-		l.leased.add(ahead)
-		if err := l.keep(was); err != nil {
-			l.leased = counts{Free: l.leased.Free - ahead.Free, Unknown: l.leased.Unknown - ahead.Unknown}
-			return err
-		}
-		return nil
-	}
-	l.leased.Free, l.leased.Unknown = l.leased.Free-c.Free, l.leased.Unknown-c.Unknown
-	return nil
-}
-
-// Leased says whether a publish of the class and cost is counted in the store already: it need not wait to be durable, though it must be
-// counted.
-func (l *Ledger) Leased(class Class, cost int) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return class == Free && l.leased.Free >= uint64(cost) || class == Unknown && l.leased.Unknown >= uint64(cost)
+	return true, l.keep(was)
 }
 
 // keep writes the account; where it cannot it is as it was.
@@ -249,7 +232,7 @@ func (l *Ledger) keep(was account) error {
 		err = l.o.Store.PutSide(sideOps, text)
 	}
 	if l.failing = err; err != nil {
-		l.acc = was
+		l.acc, l.leased = was, counts{}
 		return fmt.Errorf("ledger: not counted: %w", err)
 	}
 	return nil
@@ -336,9 +319,9 @@ type Report struct {
 
 // Past is an earlier month.
 type Past struct {
-	Month  string `json:"month"`
-	Used   uint64 `json:"used"`
-	Single uint64 `json:"one_per_reading"`
+	Month         string
+	Used          uint64
+	OnePerReading uint64
 }
 
 // Report tells how the month stands.

@@ -27,10 +27,17 @@ func WriteMetrics(w io.Writer, s Status) {
 	m.counter("homeward_publish_bytes_total", "Bytes of those.", float64(s.Publish.Bytes))
 	m.counter("homeward_publish_connects_total", "Sessions opened since the start.", float64(s.Publish.Connects))
 	m.gauge("homeward_operations_used", "Operations counted this billing month.", float64(s.Operations.Used))
-	m.gauge("homeward_operations_forecast", "Operations at its end, at the rate so far.", float64(s.Operations.Forecast))
+	m.gauge("homeward_operations_alarms", "Of those, for alarms.", float64(s.Operations.Alarms))
+	m.gauge("homeward_operations_forecast", "Operations at its end, at the rate of the last day.", float64(s.Operations.Forecast))
+	m.gauge("homeward_operations_one_per_reading", "What one publish for each reading sent would have cost this billing month.", float64(s.Operations.OnePerReading))
+	m.family("homeward_operations_unbilled", "gauge", "Publishes without readings this billing month, by what is known of their cost.")
+	m.sample("homeward_operations_unbilled", float64(s.Operations.Free), "class", "free")
+	m.sample("homeward_operations_unbilled", float64(s.Operations.Unknown), "class", "unknown")
 	if s.Operations.Budget != nil {
 		m.gauge("homeward_operations_budget", "Operations allowed this billing month.", float64(*s.Operations.Budget))
+		m.gauge("homeward_operations_per_hour", "Operations an hour that the budget allows from now on.", *s.Operations.PerHour)
 	}
+	m.gauge("homeward_publish_max_age_seconds", "How long a reading may wait now.", s.Publish.MaxAgeS)
 	m.family("homeward_sensor_ok", "gauge", "1 while the sensor's last poll was good.")
 	for _, x := range s.Sensors {
 		m.sample("homeward_sensor_ok", flag(x.State == "ok"), "sensor", x.Name, "driver", x.Driver)

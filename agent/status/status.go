@@ -99,12 +99,26 @@ type Publish struct {
 
 // Operations is the gateway's own count; it never claims to equal a bill.
 type Operations struct {
-	Month      string   `json:"month"` // first day of the billing month
-	Used       uint64   `json:"used"`
-	Budget     *uint64  `json:"budget"`      // nil: none configured
-	Percent    *float64 `json:"percent"`     // of the budget
-	Forecast   uint64   `json:"forecast"`    // at the month's end, at the rate so far
-	LimitState string   `json:"limit_state"` // none, below, above
+	Month         string      `json:"month"`           // first day of the billing month; "" until a trusted clock has said
+	Used          uint64      `json:"used"`            // billed
+	Budget        *uint64     `json:"budget"`          // nil: none configured
+	Percent       *float64    `json:"percent"`         // of the budget
+	Forecast      uint64      `json:"forecast"`        // at the month's end, at the rate of the last day
+	LimitState    string      `json:"limit_state"`     // none, below, stretched (readings wait longer than max_age), or operations.at_limit once nothing is left for readings
+	Reserve       *uint64     `json:"reserve"`         // of the budget, for alarms; nil: no budget
+	PerHour       *float64    `json:"per_hour"`        // that the budget allows from now on; nil: no budget
+	Alarms        uint64      `json:"alarms"`          // of Used
+	Free          uint64      `json:"free"`            // publishes that the cloud says cost nothing
+	Unknown       uint64      `json:"unknown"`         // publishes of which nobody has said what they cost: status, proofs and schemas
+	OnePerReading uint64      `json:"one_per_reading"` // what one publish for each of these readings would have cost
+	Past          []PastMonth `json:"past"`            // oldest first
+}
+
+// PastMonth is an earlier billing month.
+type PastMonth struct {
+	Month         string `json:"month"`
+	Used          uint64 `json:"used"`
+	OnePerReading uint64 `json:"one_per_reading"`
 }
 
 // Update is the release that runs.
