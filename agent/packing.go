@@ -88,6 +88,23 @@ func keepPacking(b *buffer.Buffer, lane *buffer.Lane, h pack.Header, coder *pack
 	return p, nil
 }
 
+// plain begins a payload that needs no schema.
+func (s *session) plain(h pack.Header) pack.Writer {
+	if s.cloud.Limits().Wraps {
+		return pack.NewWrapped(s.cfg.Format, h, s.limit)
+	}
+	return pack.New(s.cfg.Format, h, s.limit)
+}
+
+// radix is that of packed payloads: JSON has no bytes.
+func (s *session) radix() packed.Radix {
+	r := packed.RadixOf(s.cfg.Encoding)
+	if r == packed.Binary && s.cloud.Limits().Wraps {
+		return packed.Text
+	}
+	return r
+}
+
 // What a schema is learnt from, and when.
 const (
 	lessonReadings = 4000           // some 200 KB

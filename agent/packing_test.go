@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"testing"
 	"testing/synctest"
@@ -166,4 +167,56 @@ func TestPackedLearns(t *testing.T) {
 		require.Greater(t, perByte[2], perByte[1])
 		d.end(t)
 	})
+}
+
+// wrapping is a home that puts payloads into JSON strings.
+type wrapping struct{ *fakeHome }
+
+func (w wrapping) Limits() cloud.Limits {
+	l := w.fakeHome.Limits()
+	l.Wraps = true
+	return l
+}
+
+// TestEncodings: packed payloads have the letters that publish.encoding names, text where the home wraps them, and no payload is
+// longer than publish.max_bytes as the home counts.
+func TestEncodings(t *testing.T) {
+	for _, tc := range []struct {
+		encoding string
+		wraps    bool
+		begins   string // one of these
+	}{{"text", false, "!#"}, {"text85", false, "%("}, {"binary", false, "\x01\x02"}, {"text", true, "!#"}, {"text85", true, "%("}, {"binary", true, "!#"}} {
+		synctest.Test(t, func(t *testing.T) {
+			d := packedDesk(t)
+			d.cfg.Load().Encoding = tc.encoding
+			if tc.wraps {
+				d.cloud = wrapping{d.home}
+			}
+			for i := range 300 {
+				d.append(t, fmt.Sprintf("old/\"%d\"", i%8), float64(i), false) // has no schema
+			}
+			d.run(t)
+			for i := range 300 {
+				d.poll(t, i)
+				time.Sleep(time.Second)
+			}
+			time.Sleep(2 * time.Minute)
+			require.Positive(t, d.readings(t, int(d.lane.Next()-1)))
+			rows := 0
+			for _, a := range d.home.arrivals() {
+				size := len(a.bytes)
+				if tc.wraps {
+					size = pack.Wrapped([]byte(a.bytes))
+				}
+				require.LessOrEqual(t, size, 1024)
+				if a.bytes[0] == '{' {
+					rows = max(rows, size)
+					continue
+				}
+				require.Contains(t, tc.begins, a.bytes[:1], "%s, wrapped %t", tc.encoding, tc.wraps)
+			}
+			require.Greater(t, rows, 1000, "and filled")
+			d.end(t)
+		})
+	}
 }

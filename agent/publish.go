@@ -980,9 +980,9 @@ func (s *session) start(r *run, st buffer.Stored) {
 // writer is of the configured format; what no schema has goes as rows.
 func (s *session) writer(h pack.Header, st buffer.Stored) pack.Writer {
 	if s.packs && s.packing.coder.Fits(pack.Poll{Time: st.Time, Readings: st.Readings}) {
-		return s.packing.coder.NewWriter(h, packed.RadixOf(s.cfg.Encoding), false, s.limit)
+		return s.packing.coder.NewWriter(h, s.radix(), false, s.limit)
 	}
-	return pack.New(s.cfg.Format, h, s.limit)
+	return s.plain(h)
 }
 
 // begin starts a payload at st, with the gaps that have not been reported.
@@ -1175,7 +1175,7 @@ func (s *session) sendAlarm() bool {
 		st.Time = s.grid.round(st)
 		h := s.header
 		h.First = uint64(first)
-		rows := pack.New(string(s.cfg.Format), h, s.limit)
+		rows := s.plain(h)
 		n := len(st.Readings)
 		if !rows.Add(pack.Poll{Time: st.Time, Readings: st.Readings}) {
 			if n = s.part(rows, st); n == 0 {

@@ -69,6 +69,7 @@ type Message struct {
 // Limits are the cloud's, before configuration.
 type Limits struct {
 	MaxBytes int  // of a payload
+	Wraps    bool // payloads are text that the home puts into a JSON string: it counts what they are there, between the quotes
 	Window   int  // publishes in flight
 	Schemas  bool // keeps schemas for receivers
 	// Publishes of readings and alarms within any time Per; 0: as many as come.

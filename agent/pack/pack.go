@@ -9,9 +9,11 @@
 package pack
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"homeward/drivers"
@@ -48,7 +50,7 @@ type Writer interface {
 	AddGap(Gap) bool  // takes a gap record; false: it does not fit, and nothing has changed
 	Full() bool       // no poll fits any more, however short; a hint
 	Len() int         // readings so far
-	Size() int        // bytes so far, exactly
+	Size() int        // bytes so far, exactly, as the limit counts them
 	// Close gives the payload, and how many of the readings it holds: the first ones, in the order in which they were
 	// added. A format that cannot tell a payload's size before it is whole may have taken more. 0: not one fits.
 	Close() (payload []byte, n int)
@@ -67,11 +69,42 @@ const FormatPacked = "packed"
 var Formats = []string{FormatRows, FormatSenML}
 
 // New begins a payload of at most max bytes; a format that is not one of [Formats] is rows.
-func New(format string, h Header, max int) Writer {
+func New(format string, h Header, max int) Writer { return begin(format, h, max, plain) }
+
+// NewWrapped is [New] for a home that puts each payload into a JSON string: max, and Size, are what [Wrapped] counts.
+func NewWrapped(format string, h Header, max int) Writer { return begin(format, h, max, wrapped) }
+
+func begin(format string, h Header, max int, in measure) Writer {
 	if format == FormatSenML {
-		return NewSenML(h, max)
+		return newSenML(h, max, in)
 	}
-	return NewRows(h, max)
+	return newRows(h, max, in)
+}
+
+// Wrapped is how many bytes a payload of text has in a JSON string, the quotes around it not counted: in UTF-8, with no
+// more escaped than JSON demands, which is what our formats have: " and \.
+func Wrapped(payload []byte) int { return wrapped.bytes(payload) }
+
+// measure is how a home counts a payload's bytes.
+type measure bool
+
+const (
+	plain   measure = false
+	wrapped measure = true // in a JSON string
+)
+
+func (m measure) bytes(b []byte) int {
+	if m == plain {
+		return len(b)
+	}
+	return len(b) + bytes.Count(b, []byte{'"'}) + bytes.Count(b, []byte{'\\'})
+}
+
+func (m measure) text(s string) int {
+	if m == plain {
+		return len(s)
+	}
+	return len(s) + strings.Count(s, `"`) + strings.Count(s, `\`)
 }
 
 // Payload is what a payload holds.

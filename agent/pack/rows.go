@@ -16,13 +16,15 @@ import (
 // usable; see [NewRows].
 type Rows struct {
 	max    int
+	in     measure
 	start  []byte // up to and with `"n":`
+	fixed  int    // what start and the parts of every payload count
 	n      int
 	base   int64 // of the first poll; before that, of the last gap
 	based  bool  // by a poll
 	groups []*group
 	latest map[string]int // of each channel, the last group that has it
-	body   int            // bytes of all groups, with the commas between them
+	body   int            // what all groups count, with the commas between them
 	gaps   []byte
 
 	// Scratch, so that a steady stream of polls allocates nothing.
@@ -74,7 +76,8 @@ func (g *group) add(l *line) {
 
 // line is a poll as a row of some group.
 type line struct {
-	values []byte
+	in     measure
+	values []byte // has nothing that counts twice
 	marks  []byte
 	marked bool
 	blanks int
@@ -94,8 +97,11 @@ const (
 )
 
 // NewRows begins a payload of at most max bytes.
-func NewRows(h Header, max int) *Rows {
-	r := &Rows{max: max, latest: map[string]int{}}
+func NewRows(h Header, max int) *Rows { return newRows(h, max, plain) }
+
+func newRows(h Header, max int, in measure) *Rows {
+	r := &Rows{max: max, in: in, latest: map[string]int{}}
+	r.row.in, r.best.in = in, in
 	r.start = append(r.start, `{"gw":`...)
 	r.start = appendString(r.start, h.Gateway)
 	r.start = append(r.start, `,"e":`...)
@@ -103,6 +109,7 @@ func NewRows(h Header, max int) *Rows {
 	r.start = append(r.start, `,"s":`...)
 	r.start = strconv.AppendUint(r.start, h.First, 10)
 	r.start = append(r.start, `,"n":`...)
+	r.fixed = in.bytes(r.start) + in.text(rowsMiddle) + in.text(rowsGroups) + in.text(rowsEnd)
 	return r
 }
 
@@ -110,12 +117,12 @@ func NewRows(h Header, max int) *Rows {
 func (r *Rows) Len() int { return r.n }
 
 // Size is the number of bytes of the payload so far, exactly.
-func (r *Rows) Size() int { return r.size(r.n, r.base, r.body, len(r.gaps)) }
+func (r *Rows) Size() int { return r.size(r.n, r.base, r.body, r.in.bytes(r.gaps)) }
 
 func (r *Rows) size(n int, base int64, body, gaps int) int {
-	s := len(r.start) + digits(int64(n)) + len(rowsMiddle) + digits(base) + len(rowsGroups) + body + len(rowsEnd)
+	s := r.fixed + digits(int64(n)) + digits(base) + body
 	if gaps > 0 {
-		s += len(rowsGaps) + gaps
+		s += r.in.text(rowsGaps) + gaps
 	}
 	return s
 }
@@ -123,7 +130,7 @@ func (r *Rows) size(n int, base int64, body, gaps int) int {
 // Full says that no poll can be added any more, however short. It is a hint: a
 // payload that is not full may still have no room for the next poll.
 func (r *Rows) Full() bool {
-	shortest := len(shortestGroup)
+	shortest := r.in.text(shortestGroup)
 	for _, g := range r.groups {
 		shortest = min(shortest, len(`,[0]`)+len(`,0`)*len(g.columns))
 	}
@@ -169,20 +176,20 @@ func (r *Rows) Add(p Poll) bool {
 			if i > first || !kin { // columns are only added to a group of the same sensor
 				continue
 			}
-			c += headSize(r.row.extra) - headSize(nil) + 2 // commas
+			c += r.in.head(r.row.extra) - r.in.head(nil) + 2 // commas
 		}
 		consider(i, c)
 	}
 	// A row of blanks may cost more than a group of its own.
 	if into < 0 || r.best.blanks > 0 || len(r.best.extra) > 0 {
 		r.row.fill(p.Readings, p, p.Time-base)
-		c := headSize(p.Readings) + len(groupEnd) + r.row.cost(&group{columns: p.Readings})
+		c := r.in.head(p.Readings) + len(groupEnd) + r.row.cost(&group{columns: p.Readings})
 		if len(r.groups) > 0 {
 			c++ // the comma before it
 		}
 		consider(len(r.groups), c)
 	}
-	if r.size(r.n+len(p.Readings), base, r.body+cost, len(r.gaps)) > r.max {
+	if r.size(r.n+len(p.Readings), base, r.body+cost, r.in.bytes(r.gaps)) > r.max {
 		return false
 	}
 	if into == len(r.groups) {
@@ -220,7 +227,7 @@ func (r *Rows) AddPart(p Poll) int {
 // clone is deep enough to try an Add on.
 func (r *Rows) clone() *Rows {
 	c := *r
-	c.row, c.best, c.head = line{}, line{}, nil
+	c.row, c.best, c.head = line{in: r.in}, line{in: r.in}, nil
 	c.latest = maps.Clone(r.latest)
 	c.groups = make([]*group, len(r.groups))
 	for i, g := range r.groups {
@@ -238,7 +245,7 @@ func (r *Rows) AddGap(g Gap) bool {
 	if !r.based {
 		base = g.TTo
 	}
-	n := len(r.gaps) + len(r.head)
+	n := r.in.bytes(r.gaps) + r.in.bytes(r.head)
 	if len(r.gaps) > 0 {
 		n++
 	}
@@ -258,7 +265,7 @@ func (r *Rows) Close() ([]byte, int) { return r.Bytes(), r.Len() }
 
 // Bytes is the payload.
 func (r *Rows) Bytes() []byte {
-	b := make([]byte, 0, r.Size())
+	b := make([]byte, 0, r.Size()) // or fewer
 	b = append(b, r.start...)
 	b = strconv.AppendInt(b, int64(r.n), 10)
 	b = append(b, rowsMiddle...)
@@ -280,11 +287,11 @@ func (r *Rows) Bytes() []byte {
 	return append(b, rowsEnd...)
 }
 
-// headSize is the length of what appendHead writes.
-func headSize(columns []drivers.Reading) int {
-	n := len(`{"c":[],"u":[],"r":[`) + 2*max(len(columns)-1, 0)
+// head is what appendHead writes.
+func (m measure) head(columns []drivers.Reading) int {
+	n := m.text(`{"c":[],"u":[],"r":[`) + 2*max(len(columns)-1, 0)
 	for _, x := range columns {
-		n += quotedSize(x.Channel) + quotedSize(string(x.Unit))
+		n += m.quoted(x.Channel) + m.quoted(string(x.Unit))
 	}
 	return n
 }
@@ -310,7 +317,7 @@ func appendHead(b []byte, columns []drivers.Reading) []byte {
 // fill writes a poll as a row of these columns, and of more where they lack a channel. False: they have one of the
 // channels in another unit.
 func (l *line) fill(columns []drivers.Reading, p Poll, offset int64) bool {
-	*l = line{values: l.values[:0], marks: l.marks[:0], extra: l.extra[:0], used: slices.Grow(l.used[:0], len(p.Readings))[:len(p.Readings)]}
+	*l = line{in: l.in, values: l.values[:0], marks: l.marks[:0], extra: l.extra[:0], used: slices.Grow(l.used[:0], len(p.Readings))[:len(p.Readings)]}
 	clear(l.used)
 	l.values = strconv.AppendInt(append(l.values, '['), offset, 10)
 	l.marks = append(l.marks, "[null"...)
@@ -366,9 +373,9 @@ func (l *line) cost(g *group) int {
 	n := comma + len(l.values) + blanks
 	switch {
 	case len(g.marks) > 0:
-		n += comma + len(l.marks) + blanks
+		n += comma + l.in.bytes(l.marks) + blanks
 	case l.marked: // those of the rows before it have to be told, too
-		n += len(groupMarks) + g.n*(len("[null],")+blank*len(g.columns)) + blanks + len(l.marks)
+		n += l.in.text(groupMarks) + g.n*(len("[null],")+blank*len(g.columns)) + blanks + l.in.bytes(l.marks)
 	}
 	return n
 }
@@ -418,13 +425,13 @@ func appendString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// quotedSize is the length of what appendString writes.
-func quotedSize(s string) int {
+// quoted is what appendString writes.
+func (m measure) quoted(s string) int {
 	var room [2 + 6*64]byte
 	if len(s) <= 64 {
-		return len(appendString(room[:0], s))
+		return m.bytes(appendString(room[:0], s))
 	}
-	return len(appendString(nil, s))
+	return m.bytes(appendString(nil, s))
 }
 
 func appendGap(b []byte, g Gap) []byte {

@@ -14,8 +14,11 @@ import (
 // (§4.4: only labels that end in _ must be understood).
 type SenML struct {
 	max       int
+	in        measure
+	fixed     int    // what head and the brackets count
 	head      []byte // the first record's base members
 	body      []byte // all records; the first one continues after head
+	counted   int    // what body counts
 	n         int    // readings
 	records   int
 	base      int64 // Unix ms; valid if based
@@ -50,11 +53,14 @@ const (
 const senmlVersionText = `"bver":26,`
 
 // NewSenML begins a payload of at most max bytes.
-func NewSenML(h Header, max int) *SenML {
-	p := &SenML{max: max}
+func NewSenML(h Header, max int) *SenML { return newSenML(h, max, plain) }
+
+func newSenML(h Header, max int, in measure) *SenML {
+	p := &SenML{max: max, in: in}
 	p.head = appendString(append(p.head, `"bn":`...), h.Gateway+"/")
 	p.head = strconv.AppendUint(append(p.head, `,"`+senmlEpoch+`":`...), uint64(h.Epoch), 10)
 	p.head = strconv.AppendUint(append(p.head, `,"`+senmlFirst+`":`...), h.First, 10)
+	p.fixed = len(`[{`) + in.bytes(p.head) + len(`]`)
 	return p
 }
 
@@ -62,21 +68,21 @@ func NewSenML(h Header, max int) *SenML {
 func (p *SenML) Len() int { return p.n }
 
 // Size is the number of bytes of the payload so far, exactly.
-func (p *SenML) Size() int { return p.size(len(p.body), p.secondary) }
+func (p *SenML) Size() int { return p.size(p.counted, p.secondary) }
 
 func (p *SenML) size(body int, secondary bool) int {
-	n := len(`[{`) + len(p.head) + body + len(`]`)
+	n := p.fixed + body
 	if body == 0 {
 		n += len(`}`)
 	}
 	if secondary {
-		n += len(senmlVersionText)
+		n += p.in.text(senmlVersionText)
 	}
 	return n
 }
 
 // Full says that no poll can be added any more, however short. It is a hint, as with [Rows.Full].
-func (p *SenML) Full() bool { return p.n > 0 && p.Size()+len(`,{"n":"a/b","v":0}`) > p.max }
+func (p *SenML) Full() bool { return p.n > 0 && p.Size()+p.in.text(`,{"n":"a/b","v":0}`) > p.max }
 
 // Add takes a whole poll. False: it does not fit, and nothing has changed. A poll with
 // a value that is not a finite number fits nowhere.
@@ -88,7 +94,7 @@ func (p *SenML) AddPart(poll Poll) int { return p.add(poll, false) }
 // add takes the longest prefix of a poll that fits; with whole, all of it or nothing. It returns how many readings it took.
 func (p *SenML) add(poll Poll, whole bool) int {
 	base, based, secondary := p.base, p.based, p.secondary
-	b, n := p.scratch[:0], 0
+	b, n, counted := p.scratch[:0], 0, p.counted
 	for _, r := range poll.Readings {
 		if math.IsNaN(r.Value) || math.IsInf(r.Value, 0) {
 			break
@@ -110,17 +116,19 @@ func (p *SenML) add(poll Poll, whole bool) int {
 			b = append(append(append(b, `,"`+senmlQuality+`":"`...), r.Quality.String()...), '"')
 		}
 		b = append(b, '}')
-		if p.size(len(p.body)+len(b), secondary) > p.max {
+		more := p.in.bytes(b[before:])
+		if p.size(counted+more, secondary) > p.max {
 			b, secondary = b[:before], wasSecondary
 			break
 		}
+		counted += more
 		n++
 	}
 	p.scratch = b
 	if n == 0 || whole && n < len(poll.Readings) {
 		return 0
 	}
-	p.body = append(p.body, b...)
+	p.body, p.counted = append(p.body, b...), counted
 	p.base, p.based, p.secondary = base, based, secondary
 	p.n += n
 	p.records += n
@@ -178,10 +186,11 @@ func (p *SenML) AddGap(g Gap) bool {
 	b = appendGap(append(b, `,"`+senmlGap+`":`...), g)
 	b = append(b, '}')
 	p.scratch = b
-	if p.size(len(p.body)+len(b), p.secondary) > p.max {
+	more := p.in.bytes(b)
+	if p.size(p.counted+more, p.secondary) > p.max {
 		return false
 	}
-	p.body = append(p.body, b...)
+	p.body, p.counted = append(p.body, b...), p.counted+more
 	p.records++
 	return true
 }

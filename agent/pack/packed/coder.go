@@ -171,10 +171,21 @@ func (c *coder) tail() (n int, carry bool, digits uint64) {
 	}
 }
 
-// length is how many digits the whole would have if it ended here; at most one too many.
+// length is how many digits the whole would have if it ended here.
 func (c *coder) length() int {
-	n, _, _ := c.tail()
-	return len(c.digits) + n
+	n, carry, _ := c.tail()
+	if n > 0 {
+		return len(c.digits) + n // the last of them is not 0, or fewer would do
+	}
+	// Zeros at the end are not sent; what a carry turns into zeros neither.
+	end, zero := len(c.digits), byte(0)
+	if carry {
+		zero = byte(c.radix - 1)
+	}
+	for end > 0 && c.digits[end-1] == zero {
+		end--
+	}
+	return end
 }
 
 // end gives the digits, without zeros at their end.

@@ -216,7 +216,7 @@ func (t *try) run(limit int, mark func(*try)) bool {
 		t.at[g]++
 		t.done++
 		t.last = max(t.last, queue[i])
-		if len(t.c.digits)+t.fixed() > limit {
+		if t.done < t.n && len(t.c.digits)+t.fixed() > limit {
 			return false
 		}
 	}
