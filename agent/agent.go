@@ -117,7 +117,8 @@ func New(o Options) (*Agent, error) {
 		return nil, err
 	}
 	a.buf = buf
-	a.evicted = buf.Stats().Dropped
+	s := buf.Stats()
+	a.evicted = s.Dropped - s.Thinned
 	if key, err := home.Key(o.Config.State); err != nil { // nothing but receipts needs it
 		o.Log.Warn("no key of its own", "error", err)
 	} else {
@@ -382,12 +383,13 @@ func (a *Agent) bufferProblems(s buffer.Stats) {
 	} else {
 		a.problems.clear(CodeBufferDamaged, "")
 	}
-	if a.evicted != s.Dropped && slices.ContainsFunc(a.lane.OpenGaps(), func(g buffer.Gap) bool { return g.Reason == buffer.Evicted }) {
-		a.problems.raise(CodeBufferEvicting, "", status.Fail, fmt.Sprintf("%d readings were given up to stay within the buffer's bounds", s.Dropped)+evictedFor(s.EvictedFor), moreRoom(s.EvictedFor))
+	dropped := s.Dropped - s.Thinned // what was thinned is spared, not lost for lack of room
+	if a.evicted != dropped && slices.ContainsFunc(a.lane.OpenGaps(), func(g buffer.Gap) bool { return g.Reason == buffer.Evicted }) {
+		a.problems.raise(CodeBufferEvicting, "", status.Fail, fmt.Sprintf("%d readings were given up to stay within the buffer's bounds", dropped)+evictedFor(s.EvictedFor), moreRoom(s.EvictedFor))
 	} else if s.Pending == 0 {
 		a.problems.clear(CodeBufferEvicting, "")
 	}
-	a.evicted = s.Dropped
+	a.evicted = dropped
 }
 
 // budget is what the configuration allows.

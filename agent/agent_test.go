@@ -110,6 +110,7 @@ func TestBufferProblems(t *testing.T) {
 		{"drained", buffer.Stats{Dropped: 12}, nil, ""},
 		{"and again", buffer.Stats{Dropped: 13}, []string{"buffer.evicting"}, "13 readings were given up"},
 		{"drained again", buffer.Stats{Dropped: 13}, nil, ""},
+		{"thinned, while a gap of those waits to be told", buffer.Stats{Dropped: 500, Thinned: 487, Pending: 4}, nil, ""},
 		{"for others", buffer.Stats{Dropped: 14, EvictedFor: buffer.ShortKeepFree}, []string{"buffer.evicting"}, "less than buffer.keep_free"},
 		{"no longer", buffer.Stats{Dropped: 14}, nil, ""},
 		{"for its own size", buffer.Stats{Dropped: 15, EvictedFor: buffer.ShortMaxBytes}, []string{"buffer.evicting"}, "no room within buffer.max_bytes"},
