@@ -185,7 +185,7 @@ type owner struct {
 // sensor is an instrument as its bus's owner knows it.
 type sensor struct {
 	cfg      *config.Sensor
-	channels map[string]*channel
+	channels map[string]*config.Recorder
 	dev      drivers.Sensor // nil: not open
 	tick     time.Time      // next on the drift-free grid
 	due      time.Time      // next poll: the tick, or a retry
@@ -195,19 +195,6 @@ type sensor struct {
 
 	mu   sync.Mutex
 	view status.Sensor
-}
-
-// channel is what the sampler remembers of one.
-type channel struct {
-	drivers.Reducer
-	full     string
-	min, max *float64
-	rules    []rule
-}
-
-type rule struct {
-	config.Alarm
-	active bool
 }
 
 func (s *sampler) start(ctx context.Context, bus drivers.Bus, configs []config.Sensor, alarms []config.Alarm, past map[string]*sensor, before <-chan struct{}) *owner {
@@ -252,16 +239,10 @@ func (x *sensor) inherit(old *sensor) {
 }
 
 func newSensor(c *config.Sensor, alarms []config.Alarm) *sensor {
-	x := &sensor{cfg: c, channels: map[string]*channel{}}
+	x := &sensor{cfg: c, channels: map[string]*config.Recorder{}}
 	x.view = status.Sensor{Name: c.Name, Driver: c.Driver, Bus: c.Options.Bus().Name, EveryS: time.Duration(c.Every).Seconds(), State: "starting"}
-	for _, ch := range c.Channels {
-		k := &channel{Reducer: drivers.NewReducer(&ch), full: c.Name + "/" + ch.Name, min: ch.Min, max: ch.Max}
-		for _, a := range alarms {
-			if a.Channel == k.full {
-				k.rules = append(k.rules, rule{Alarm: a})
-			}
-		}
-		x.channels[ch.Name] = k
+	for i := range c.Channels {
+		x.channels[c.Channels[i].Name] = config.NewRecorder(c, &c.Channels[i], alarms)
 	}
 	// Gateways switched on together, and sensors of one gateway, should not all speak at once.
 	x.tick = time.Now().Add(rand.N(min(time.Duration(c.Every), time.Second)))
@@ -549,19 +530,11 @@ func (x *sensor) reschedule(earliest time.Time) (missed int) {
 func (o *owner) record(x *sensor, stamp drivers.Stamp, readings []drivers.Reading) (recorded, lost int, err error) {
 	poll := buffer.Poll{Stamp: stamp, Readings: readings[:0]}
 	for _, r := range readings {
-		c := x.channels[r.Channel]
-		if r.Quality == drivers.Good && (c.min != nil && r.Value < *c.min || c.max != nil && r.Value > *c.max) {
-			r.Quality = drivers.Suspect
+		r, keep, alarm := x.channels[r.Channel].Take(r)
+		if keep {
+			poll.Alarm = poll.Alarm || alarm
+			poll.Readings = append(poll.Readings, r)
 		}
-		alarm := c.alarm(r.Value)
-		r.Value = c.Round(r.Value) // limits and alarms are judged by what the instrument said
-		if !alarm && c.Dull(r) {
-			continue
-		}
-		poll.Alarm = poll.Alarm || alarm
-		c.Record(r)
-		r.Channel = c.full
-		poll.Readings = append(poll.Readings, r)
 	}
 	if len(poll.Readings) == 0 {
 		return 0, 0, nil
@@ -569,7 +542,7 @@ func (o *owner) record(x *sensor, stamp drivers.Stamp, readings []drivers.Readin
 	seq, err := o.sink.Append(poll)
 	if err != nil {
 		for _, r := range poll.Readings { // what was not kept must not silence what comes next
-			x.channels[strings.TrimPrefix(r.Channel, x.cfg.Name+"/")].forget()
+			x.channels[strings.TrimPrefix(r.Channel, x.cfg.Name+"/")].Forget()
 		}
 		n := len(poll.Readings)
 		gap := buffer.Gap{N: uint64(n), TFrom: stamp.Wall, TTo: stamp.Wall, Reason: buffer.Unsampled}
@@ -579,25 +552,6 @@ func (o *owner) record(x *sensor, stamp drivers.Stamp, readings []drivers.Readin
 		o.alarmed(seq)
 	}
 	return len(poll.Readings), 0, nil
-}
-
-// forget makes the next value count as the first.
-func (c *channel) forget() {
-	c.Forget()
-	for i := range c.rules {
-		c.rules[i].active = false
-	}
-}
-
-// alarm says whether the value enters or leaves an alarm.
-func (c *channel) alarm(v float64) (crossed bool) {
-	for i := range c.rules {
-		a := &c.rules[i]
-		now := a.Above != nil && v > *a.Above || a.Below != nil && v < *a.Below
-		crossed = crossed || now != a.active
-		a.active = now
-	}
-	return crossed
 }
 
 // oneLine is an error's text for status and problems.
