@@ -25,6 +25,7 @@ type model struct {
 type modelLane struct {
 	polls    []modelPoll
 	done     map[Seq]bool
+	thinned  map[Seq]bool
 	attempts []Attempt
 	gaps     []Gap
 	lastGap  uint64
@@ -39,7 +40,7 @@ type modelPoll struct {
 func (m *model) clone() *model {
 	c := &model{map[Epoch]*modelLane{}, maps.Clone(m.anchors), maps.Clone(m.side)}
 	for e, l := range m.lanes {
-		c.lanes[e] = &modelLane{slices.Clone(l.polls), maps.Clone(l.done), slices.Clone(l.attempts), slices.Clone(l.gaps), l.lastGap, l.lastTry}
+		c.lanes[e] = &modelLane{slices.Clone(l.polls), maps.Clone(l.done), maps.Clone(l.thinned), slices.Clone(l.attempts), slices.Clone(l.gaps), l.lastGap, l.lastTry}
 	}
 	return c
 }
@@ -67,8 +68,9 @@ func (l *modelLane) open(s Seq) bool {
 // seen is what a user of the buffer can tell of it, as text, and hidden what decides what it will tell.
 type seen struct {
 	open, attempts, gaps, side, hidden string
+	originals                          string // as exported
 	next                               Seq
-	pending                            uint64
+	pending, kept                      uint64
 }
 
 func (m *model) time(s drivers.Stamp) (int64, bool) {
@@ -88,10 +90,14 @@ func (m *model) see(e Epoch) seen {
 		l = &modelLane{}
 	}
 	v.next = l.next()
-	var open strings.Builder
+	var open, originals strings.Builder
 	for _, p := range l.polls {
 		for i, r := range p.Readings {
 			s := p.first + Seq(i)
+			if l.thinned[s] {
+				v.kept++
+				fmt.Fprintf(&originals, "%d %x\n", s, math.Float64bits(r.Value))
+			}
 			if !l.done[s] {
 				v.pending++
 			}
@@ -104,7 +110,7 @@ func (m *model) see(e Epoch) seen {
 			}
 		}
 	}
-	v.open = open.String()
+	v.open, v.originals = open.String(), originals.String()
 	for _, a := range l.attempts {
 		v.attempts += fmt.Sprintf("%+v\n", a)
 	}
@@ -124,10 +130,23 @@ func see(t require.TestingT, b *Buffer, e Epoch, keys []string) seen {
 	l, err := b.Lane(e)
 	require.NoError(t, err)
 	v := seen{next: l.Next()}
-	var open strings.Builder
+	var open, originals strings.Builder
+	marked := map[Seq]bool{}
+	for s, err := range l.All() {
+		require.NoError(t, err)
+		for i, r := range s.Readings {
+			marked[s.First+Seq(i)] = s.Thinned
+			if s.Thinned {
+				fmt.Fprintf(&originals, "%d %x\n", s.First+Seq(i), math.Float64bits(r.Value))
+			}
+		}
+	}
+	v.originals = originals.String()
 	for s, err := range l.Open(1) {
 		require.NoError(t, err)
 		for i, r := range s.Readings {
+			thinned, exported := marked[s.First+Seq(i)]
+			require.True(t, exported && !thinned, "what is open is exported, unmarked: %d", s.First)
 			fmt.Fprintf(&open, "%d %d %v %q %x %s %v %v\n", s.First+Seq(i), s.Time, s.Alarm, r.Channel, math.Float64bits(r.Value), r.Unit, r.Quality, s.Mono)
 		}
 	}
@@ -140,7 +159,7 @@ func see(t require.TestingT, b *Buffer, e Epoch, keys []string) seen {
 	}
 	for _, ls := range b.Stats().Lanes {
 		if ls.Epoch == e {
-			v.pending = ls.Pending
+			v.pending, v.kept = ls.Pending, ls.Kept
 		}
 	}
 	v.hidden = fmt.Sprint(b.anchors, l.l.lastGap, l.l.lastAttempt)
@@ -216,6 +235,9 @@ func (l *modelLane) giveUp(r Range, reason Reason) {
 		}
 		for s := u.r.From; s <= u.r.To; s++ {
 			l.done[s] = true
+			if reason == Thinned {
+				l.thinned[s] = true
+			}
 		}
 	}
 }
@@ -277,7 +299,7 @@ func TestAgainstModel(t *testing.T) {
 			l, err := b.Lane(e)
 			require.NoError(t, err)
 			if m.lanes[e] == nil {
-				m.lanes[e] = &modelLane{done: map[Seq]bool{}}
+				m.lanes[e] = &modelLane{done: map[Seq]bool{}, thinned: map[Seq]bool{}}
 			}
 			return l, m.lanes[e]
 		}
@@ -416,6 +438,44 @@ func TestAgainstModel(t *testing.T) {
 					return
 				}
 				changed()
+			},
+			"thin": func(t *rapid.T) {
+				l, ml := lane()
+				if ml.next() == 1 {
+					return
+				}
+				from := Seq(rapid.Uint64Range(1, uint64(ml.next()-1)).Draw(t, "from"))
+				r := Range{from, min(ml.next()-1, from+Seq(rapid.Uint64Range(0, 300).Draw(t, "len")))}
+				var ps []Poll
+				for range rapid.IntRange(1, 20).Draw(t, "aggregates") {
+					p := drawPoll(t)
+					for i := range p.Readings {
+						p.Readings[i].Quality = drivers.Aggregate
+					}
+					ps = append(ps, p)
+				}
+				some, flying := false, false
+				for s := r.From; s <= r.To; s++ {
+					some = some || ml.open(s)
+					flying = flying || !ml.open(s) && !ml.done[s]
+				}
+				active := b.active
+				first, err := l.Thin(r, ps)
+				if !some || flying {
+					require.ErrorIs(t, err, ErrOpen)
+					return
+				}
+				require.NoError(t, err)
+				require.Equal(t, ml.next(), first)
+				ml.giveUp(r, Thinned)
+				for _, p := range ps {
+					ml.polls = append(ml.polls, modelPoll{ml.next(), p})
+				}
+				changed()
+				if b.active != active { // the sealer flushes on its own now
+					require.NoError(t, b.Flush())
+					flushed()
+				}
 			},
 			"side": func(t *rapid.T) {
 				k := rapid.SampledFrom(keys).Draw(t, "key")

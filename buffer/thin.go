@@ -96,27 +96,23 @@ func (b *Buffer) thinnable(l *lane, r Range) ([]piece, error) {
 	return ps, nil
 }
 
-// thinGaps says what gaps there are to be: as few as there can.
+// thinGaps says which gaps there are to be, new or grown: as putGap would make them one after another.
 func (l *lane) thinGaps(r Range, ps []piece, times map[Range][2]int64) (gaps []Gap) {
-	last := l.lastGap
+	all, last := slices.Clone(l.gaps), l.lastGap
+	changed := map[uint64]bool{}
 	for i := range ps {
 		g := ps[i].gap(r, Thinned, times)
-		if k := slices.IndexFunc(gaps, func(o Gap) bool { return o.grows(&g) }); k >= 0 {
-			gaps[k] = gaps[k].with(g)
+		if k := slices.IndexFunc(all, func(o Gap) bool { return o.grows(&g) && !l.carried(o.ID) }); k >= 0 {
+			all[k] = all[k].with(g)
+			changed[all[k].ID] = true
 			continue
 		}
-		k := slices.IndexFunc(l.gaps, func(o Gap) bool {
-			return o.grows(&g) && !l.carried(o.ID) && !slices.ContainsFunc(gaps, func(x Gap) bool { return x.ID == o.ID })
-		})
-		if k >= 0 {
-			g = l.gaps[k].with(g)
-		} else {
-			last++
-			g.ID = last
-		}
-		gaps = append(gaps, g)
+		last++
+		g.ID = last
+		all = append(all, g)
+		changed[g.ID] = true
 	}
-	return gaps
+	return slices.DeleteFunc(all, func(g Gap) bool { return !changed[g.ID] })
 }
 
 // thinFrames builds the group of records. The aggregates come before the gaps: whoever does not know groups finds of a torn one
