@@ -2,6 +2,8 @@ package buffer
 
 import (
 	"slices"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -327,4 +329,239 @@ func TestOriginalsGoFirst(t *testing.T) {
 			require.True(t, slices.ContainsFunc(l.OpenGaps(), func(g Gap) bool { return g.Reason == Evicted && g.Range == spans[0] }))
 		})
 	}
+}
+
+// thinner appends, thins and delivers, and knows what it gave.
+type thinner struct {
+	t       testing.TB
+	polls   map[Seq]Poll
+	thinned rangeSet
+	max     Seq
+}
+
+func (th *thinner) append(l *Lane, p Poll) error {
+	first, err := l.Append(p)
+	th.gave(first, err, p)
+	return err
+}
+
+func (th *thinner) gave(first Seq, err error, ps ...Poll) {
+	for _, p := range ps {
+		if err == nil {
+			th.polls[first] = p
+			first += Seq(len(p.Readings))
+			th.max = first - 1
+		}
+	}
+}
+
+func (th *thinner) thin(l *Lane, r Range, ps ...Poll) error {
+	first, err := l.Thin(r, ps)
+	th.gave(first, err, ps...)
+	if err == nil {
+		th.thinned.add(r)
+	}
+	return err
+}
+
+// check: each number has one outcome or none, and what is exported is what was given, marked as it was thinned. It returns how many are kept.
+func (th *thinner) check(b *Buffer, l *Lane) (kept uint64) {
+	t := th.t
+	t.Helper()
+	require.Equal(t, th.max+1, l.Next())
+	st := b.Stats()
+	require.Equal(t, uint64(th.max), st.Pending+st.Delivered+st.Dropped)
+	require.Equal(t, th.thinned.n, st.Thinned)
+	open := map[Seq]bool{}
+	for s, err := range l.Open(1) {
+		require.NoError(t, err)
+		for i, r := range s.Readings {
+			q := s.First + Seq(i)
+			open[q] = true
+			require.False(t, th.thinned.has(Range{q, q}))
+			require.Equal(t, th.at(q), r)
+		}
+	}
+	require.Equal(t, st.Pending-st.InFlight, uint64(len(open)))
+	for s, err := range l.All() {
+		require.NoError(t, err)
+		for i, r := range s.Readings {
+			q := s.First + Seq(i)
+			require.Equal(t, th.thinned.has(Range{q, q}), s.Thinned, "%d", q)
+			require.Equal(t, th.at(q), r)
+			delete(open, q)
+			if s.Thinned {
+				kept++
+			}
+		}
+	}
+	require.Empty(t, open, "what is open is exported")
+	require.Equal(t, kept, b.Stats().ThinnedKept)
+	require.Empty(t, b.Verify())
+	return kept
+}
+
+func (th *thinner) at(q Seq) drivers.Reading {
+	for first := q; first > 0; first-- {
+		if p, ok := th.polls[first]; ok {
+			return p.Readings[q-first]
+		}
+	}
+	return drivers.Reading{}
+}
+
+// The disk is full for a while at each single call in turn that can find it so: a thinning is whole or not, and nothing is lost but originals.
+func TestDiskFullAtEveryWriteOfAThinning(t *testing.T) {
+	for _, policy := range []WhenFull{DropOldest, StopSampling} {
+		for at := 0; ; at++ {
+			dir, err := mkTemp()
+			require.NoError(t, err)
+			fs := newFaultFS()
+			var calls, failed int
+			fail := func(op, name string) error {
+				if op == "sync" || op == "open" || op == "openrw" || op == "rename" || op == "remove" {
+					return nil
+				}
+				if calls++; calls > at && calls <= at+4 {
+					failed++
+					return syscall.ENOSPC
+				}
+				return nil
+			}
+			opt := Options{FS: fs, HalfBytes: minHalf, SegmentBytes: minSegment, WhenFull: policy, Clock: stillClock{time.Unix(1e9, 0)}}
+			b, err := Open(dir, opt)
+			require.NoError(t, err)
+			require.NoError(t, b.SealNow())
+			fs.setFail(fail)
+			b.dbMu.Lock()
+			b.onCommit = func(name string) error { fs.mu.Lock(); defer fs.mu.Unlock(); return fail("commit", name) }
+			b.dbMu.Unlock()
+			l := mustLane(t, b, 1)
+			th := &thinner{t: t, polls: map[Seq]Poll{}}
+			for i := range 3 {
+				from := l.Next()
+				for k := range 12 {
+					_ = th.append(l, pollAt(12*i+k, 10))
+				}
+				if a, err := l.Fix(Attempt{Range: Range{from, from + 9}}); err == nil {
+					require.NoError(t, l.Ack(a.ID))
+				}
+				if to := from + 59; to < l.Next() {
+					_ = th.thin(l, Range{from + 10, to}, aggregate(i), aggregate(i+1))
+				}
+				_ = b.SealNow()
+			}
+			fs.setFail(nil)
+			b.dbMu.Lock()
+			b.onCommit = nil
+			b.dbMu.Unlock()
+			for range 3 {
+				require.NoError(t, b.SealNow())
+			}
+			th.check(b, l)
+			require.NoError(t, th.append(l, pollAt(99, 10)))
+			kept := th.check(b, l)
+			require.NoError(t, b.Close())
+			b, err = Open(dir, opt)
+			require.NoError(t, err)
+			require.Equal(t, kept, th.check(b, mustLane(t, b, 1)))
+			b.end()
+			removeAll(dir)
+			if failed == 0 {
+				require.Equal(t, uint64(150), kept, "nothing went where there was room")
+				require.Greater(t, at, 30, "the failures must have hit something")
+				break
+			}
+		}
+	}
+}
+
+// Each bound makes originals give way before readings, and a disk that is full does too; but those of the half at hand only when nothing else is left.
+func TestOriginalsMakeRoom(t *testing.T) {
+	for _, short := range []string{ShortKeepFree, ShortInodes, ShortDisk} {
+		t.Run(short, func(t *testing.T) {
+			fs := newFaultFS()
+			var tight atomic.Bool
+			fs.free = func() (int64, int64) {
+				switch {
+				case tight.Load() && short == ShortKeepFree:
+					return 10 << 20, 1000
+				case tight.Load() && short == ShortInodes:
+					return 100 << 20, 3
+				}
+				return 100 << 20, 1000
+			}
+			opt := Options{FS: fs, KeepFree: 50 << 20, HalfBytes: minHalf, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}}
+			b := mustOpen(t, t.TempDir(), opt)
+			l := mustLane(t, b, 1)
+			th := &thinner{t: t, polls: map[Seq]Poll{}}
+			n := 0
+			fill := func(polls int) Range {
+				from := l.Next()
+				for range polls {
+					require.NoError(t, th.append(l, hostile(n)))
+					if n++; n%400 == 0 {
+						_ = b.SealNow()
+					}
+				}
+				_ = b.SealNow()
+				return Range{from, l.Next() - 1}
+			}
+			var spans []Range
+			for i := range 5 {
+				spans = append(spans, fill(2000))
+				l.l.segs[i].full = true
+			}
+			require.NoError(t, th.thin(l, spans[3], aggregate(3)))
+			require.NoError(t, th.thin(l, spans[1], aggregate(1)))
+			require.NoError(t, b.SealNow())
+			require.Equal(t, uint64(40_000), th.check(b, l))
+			tight.Store(true)
+			if short == ShortDisk { // until as much as a segment takes is free
+				had := len(l.l.segs)
+				b.dbMu.Lock()
+				b.onCommit = func(name string) error {
+					if name != metaName && tight.Load() && len(l.l.segs) >= had {
+						return syscall.ENOSPC
+					}
+					return nil
+				}
+				b.dbMu.Unlock()
+			}
+			fill(200)
+			require.NoError(t, b.SealNow())
+			tight.Store(false)
+			require.NoError(t, b.SealNow())
+			require.Equal(t, uint64(20_000), th.check(b, l))
+			thinned, _ := exported(t, l)
+			require.Equal(t, []Range{spans[3]}, thinned, "the oldest of them")
+			require.Equal(t, b.Stats().Thinned, b.Stats().Dropped)
+			require.Empty(t, b.Stats().EvictedFor)
+		})
+	}
+}
+
+// Where sampling stopped at a bound, thinning makes it go on: the originals give way.
+func TestThinningResumesSampling(t *testing.T) {
+	opt := Options{MaxBytes: 3 << 20, HalfBytes: minHalf, SegmentBytes: minSegment, WhenFull: StopSampling, Clock: stillClock{time.Unix(1e9, 0)}}
+	b := mustOpen(t, t.TempDir(), opt)
+	l := mustLane(t, b, 1)
+	var err error
+	for n := 0; err == nil; n++ {
+		if _, err = l.Append(hostile(n)); n%300 == 299 {
+			require.NoError(t, b.SealNow())
+		}
+	}
+	require.ErrorIs(t, err, ErrFull)
+	require.True(t, b.Stats().Stopped)
+	segs := len(l.l.segs)
+	s := l.l.segs[0]
+	_, err = l.Thin(Range{s.first, s.last}, []Poll{aggregate(0)})
+	require.NoError(t, err)
+	require.NoError(t, b.SealNow())
+	require.False(t, b.Stats().Stopped)
+	require.Less(t, len(l.l.segs), segs)
+	_, err = l.Append(pollAt(0, 1))
+	require.NoError(t, err)
+	require.Zero(t, b.Stats().ThinnedKept)
 }
