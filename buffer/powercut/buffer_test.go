@@ -117,13 +117,13 @@ func keepCopy(t *testing.T, dir string) {
 
 // op is an operation on the buffer as a worker tells of it.
 type op struct {
-	Do     string // append fix ack release giveup retried ranges side anchor gap
+	Do     string // append thin fix ack release giveup retried ranges side anchor gap
 	E      buffer.Epoch
-	R      buffer.Range // append: the numbers; else the attempt's range
+	R      buffer.Range // append: the numbers; thin: the originals; else the attempt's range
 	CRC    uint32       // of the attempt's bytes
 	Gaps   []buffer.Gap `json:",omitempty"` // carried
 	Reason buffer.Reason
-	Part   buffer.Range // ranges: what the receiver has
+	Part   buffer.Range // ranges: what the receiver has; thin: the aggregates' numbers
 	Key    string       // side
 	Value  string
 	Life   uint64
@@ -210,9 +210,17 @@ func pollAt(e buffer.Epoch, first buffer.Seq, life uint64) buffer.Poll {
 		if rng.IntN(50) == 0 {
 			r.Quality = drivers.Suspect
 		}
+		if aggregates(e, first, life) {
+			r.Quality = drivers.Aggregate
+		}
 		p.Readings = append(p.Readings, r)
 	}
 	return p
+}
+
+// aggregates says whether the polls thereabouts are to stand for others.
+func aggregates(e buffer.Epoch, first buffer.Seq, life uint64) bool {
+	return draw(uint64(e), uint64(first>>7), life, 6).IntN(8) == 0
 }
 
 // payload is an attempt's bytes.
@@ -262,6 +270,15 @@ func liveBuffer(dir string, life uint64) error {
 		switch k := rng.IntN(100); {
 		case k < 70:
 			first := l.Next()
+			if aggregates(e, first, life) {
+				done, err := thin(l, w, rng, life)
+				if err != nil {
+					return err
+				}
+				if done {
+					continue
+				}
+			}
 			p := pollAt(e, first, life)
 			w.try(op{Do: "append", E: e, R: buffer.Range{From: first, To: first + buffer.Seq(len(p.Readings)) - 1}, Life: life})
 			got, err := l.Append(p)
@@ -320,6 +337,48 @@ func liveBuffer(dir string, life uint64) error {
 	}
 }
 
+// thin replaces an open run by the polls that come next, if there is one and they are to stand for others.
+func thin(l *buffer.Lane, w teller, rng *rand.Rand, life uint64) (bool, error) {
+	e, first := l.Epoch(), l.Next()
+	r, err := openRun(l, buffer.Seq(rng.Uint64N(uint64(first))), 1+rng.IntN(400))
+	if err != nil || r.From == 0 {
+		return false, err
+	}
+	var ps []buffer.Poll
+	next := first
+	for n := 1 + rng.IntN(60); len(ps) < n && aggregates(e, next, life); {
+		p := pollAt(e, next, life)
+		ps, next = append(ps, p), next+buffer.Seq(len(p.Readings))
+	}
+	w.try(op{Do: "thin", E: e, R: r, Part: buffer.Range{From: first, To: next - 1}, Life: life})
+	got, err := l.Thin(r, ps)
+	if err != nil {
+		return false, err
+	}
+	if got != first {
+		return false, fmt.Errorf("Thin gave %d, Next had said %d", got, first)
+	}
+	w.done(0)
+	return true, nil
+}
+
+// openRun is the first open run from a number on, of about as many as most.
+func openRun(l *buffer.Lane, from buffer.Seq, most int) (r buffer.Range, err error) {
+	for s, err := range l.Open(from) {
+		if err != nil {
+			return r, err
+		}
+		if r.From == 0 {
+			r.From = s.First
+		} else if s.First != r.To+1 || most <= 0 {
+			break
+		}
+		r.To = s.First + buffer.Seq(len(s.Readings)) - 1
+		most -= len(s.Readings)
+	}
+	return r, nil
+}
+
 // publish makes an attempt, or decides one.
 func publish(b *buffer.Buffer, l *buffer.Lane, w teller, rng *rand.Rand, life uint64) error {
 	e := l.Epoch()
@@ -355,23 +414,14 @@ func publish(b *buffer.Buffer, l *buffer.Lane, w teller, rng *rand.Rand, life ui
 		w.done(a.ID)
 		return nil
 	}
-	var r buffer.Range
 	most := 1 + rng.IntN(150)
 	var first buffer.Seq
 	if rng.IntN(6) == 0 { // live before backlog
 		first = l.Next() - min(l.Next()-1, buffer.Seq(rng.IntN(100)))
 	}
-	for s, err := range l.Open(first) {
-		if err != nil {
-			return err
-		}
-		if r.From == 0 {
-			r.From = s.First
-		} else if s.First != r.To+1 || most <= 0 {
-			break
-		}
-		r.To = s.First + buffer.Seq(len(s.Readings)) - 1
-		most -= len(s.Readings)
+	r, err := openRun(l, first, most)
+	if err != nil {
+		return err
 	}
 	gaps := l.OpenGaps()
 	gaps = gaps[:rng.IntN(min(len(gaps), 3)+1)]
@@ -470,6 +520,21 @@ func lookBuffer(dir string, seed uint64) error {
 				bad("epoch %d, reading %d: time %d is neither as taken nor repaired", e, got.First, got.Time)
 			}
 		}
+		all := walker{e: e, lives: lives}
+		for got, err := range l.All() {
+			if err != nil {
+				bad("epoch %d: All: %v", e, err)
+				break
+			}
+			r := buffer.Range{From: got.First, To: got.First + buffer.Seq(len(got.Readings)) - 1}
+			if got.Thinned {
+				ml.kept.add(r)
+			}
+			want, life, off := all.to(got.First)
+			if why := differ(got, want, off); why != "" {
+				bad("epoch %d, reading %d of life %d, exported: %s", e, got.First, life, why)
+			}
+		}
 		for _, a := range l.Attempts() {
 			x := &attempt{r: a.Range, crc: crc32.ChecksumIEEE(a.Payload), tries: a.Tries, carried: make([]buffer.Gap, len(a.Gaps))}
 			ml.attempts = append(ml.attempts, x)
@@ -482,6 +547,9 @@ func lookBuffer(dir string, seed uint64) error {
 	for _, ls := range b.Stats().Lanes {
 		if slices.Contains(epochs, ls.Epoch) {
 			m.lane(ls.Epoch).left = ls.Pending
+			if n := m.lane(ls.Epoch).kept.len(); n != ls.Kept {
+				bad("epoch %d: %d originals exported, %d said to be kept", ls.Epoch, n, ls.Kept)
+			}
 		}
 	}
 	for _, k := range []string{"k0", "k1", "k2", "k3"} {

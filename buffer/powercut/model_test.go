@@ -27,6 +27,7 @@ type laneModel struct {
 	gaps     map[string]runs // not yet reported, by reason
 	idle     uint64          // N of those of reason unsampled
 	left     uint64          // readings without an outcome
+	kept     runs            // thinned, and still there
 }
 
 type attempt struct {
@@ -60,6 +61,7 @@ func (m *model) clone() *model {
 	for e, l := range m.lanes {
 		x := *l
 		x.open, x.gaps, x.attempts = slices.Clone(l.open), maps.Clone(l.gaps), nil
+		x.kept = slices.Clone(l.kept)
 		for k, v := range x.gaps {
 			x.gaps[k] = slices.Clone(v)
 		}
@@ -101,7 +103,7 @@ func (m *model) String() string {
 	fmt.Fprintf(&b, "delivered %d dropped %d side %v\n", m.delivered, m.dropped, m.side) // fmt sorts maps
 	for _, e := range epochs {
 		l := m.lane(e)
-		fmt.Fprintf(&b, "epoch %d next %d left %d open %v gaps %v unsampled %d\n", e, l.next, l.left, l.open, l.gaps, l.idle)
+		fmt.Fprintf(&b, "epoch %d next %d left %d open %v kept %v gaps %v unsampled %d\n", e, l.next, l.left, l.open, l.kept, l.gaps, l.idle)
 		for _, a := range l.attempts {
 			fmt.Fprintf(&b, "epoch %d attempt %v\n", e, a)
 		}
@@ -154,6 +156,25 @@ func (m *model) apply(o op) error {
 		l.open.add(o.R)
 		l.next = o.R.To + 1
 		l.left += o.R.Len()
+	case "thin": // all of it, or nothing
+		if o.Part.From != l.next {
+			return fmt.Errorf("thinning gave %d, want %d", o.Part.From, l.next)
+		}
+		l.open.add(o.Part)
+		l.next = o.Part.To + 1
+		l.left += o.Part.Len() - o.R.Len()
+		l.open.remove(o.R)
+		for _, a := range slices.Clone(l.attempts) { // only if what had decided it is missing
+			if had := a.rest.len(); had > 0 {
+				if a.rest.remove(o.R); len(a.rest) == 0 {
+					reopen(a)
+					end(a)
+				}
+			}
+		}
+		l.gap(buffer.Gap{Range: o.R, Reason: buffer.Thinned}, 1)
+		l.kept.add(o.R)
+		m.dropped += o.R.Len()
 	case "fix":
 		a := &attempt{r: o.R, crc: o.CRC, tries: 1, carried: o.Gaps, id: o.ID}
 		if o.R != (buffer.Range{}) {
@@ -295,6 +316,7 @@ func (m *model) mended(holes map[buffer.Epoch]buffer.Range) *model {
 	m = m.clone()
 	for e, hole := range holes {
 		l := m.lane(e)
+		l.kept.remove(hole)
 		for _, r := range slices.Clone(l.open) {
 			r.From, r.To = max(r.From, hole.From), min(r.To, hole.To)
 			if r.Empty() {
