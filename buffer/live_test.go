@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"homeward/drivers"
 )
 
 // TestMain lets the test program be the one that is killed.
@@ -25,7 +27,7 @@ func TestMain(m *testing.M) {
 
 var childOptions = Options{HalfBytes: minHalf, SegmentBytes: minSegment, Flush: 2 * time.Millisecond, Seal: 20 * time.Millisecond}
 
-// child appends, delivers a little, and says what it has done, until it is killed.
+// child appends, delivers and thins a little, and says what it has done, until it is killed.
 func child(dir string) {
 	b, err := Open(dir, childOptions)
 	if err != nil {
@@ -56,6 +58,17 @@ func child(dir string) {
 			}
 			fmt.Fprintln(out, "delivered", first-1000)
 		}
+		if first%500 == 251 && first > 1000 {
+			p := pollAt(int(l.Next()-1)/10, 10)
+			for i := range p.Readings {
+				p.Readings[i].Quality = drivers.Aggregate
+			}
+			if _, err := l.Thin(Range{first - 200, first - 151}, []Poll{p}); err != nil {
+				fmt.Println("error", err)
+				os.Exit(1)
+			}
+			fmt.Fprintln(out, "thinned", first-200)
+		}
 		if err := out.Flush(); err != nil {
 			os.Exit(1)
 		}
@@ -65,9 +78,11 @@ func child(dir string) {
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	delivered := map[Seq]bool{}
+	var thinned rangeSet
 	defer func() {
 		if !t.Skipped() {
 			require.NotEmpty(t, delivered, "the rounds were too short to prove anything")
+			require.NotEmpty(t, thinned.r, "the rounds were too short to prove anything")
 		}
 	}()
 	for round := range 5 {
@@ -100,6 +115,8 @@ func TestKilled(t *testing.T) {
 				for s := seq; s < seq+10; s++ {
 					delivered[s] = true
 				}
+			case "thinned":
+				thinned.add(Range{seq, seq + 49})
 			}
 		}
 		_ = cmd.Wait()
@@ -119,16 +136,29 @@ func TestKilled(t *testing.T) {
 		for s, err := range l.Open(1) {
 			require.NoError(t, err)
 			n := int(s.First) - 1
-			require.Equal(t, pollAt(n/10, 10).Readings[n%10:n%10+len(s.Readings)], s.Readings)
-			for i := range s.Readings {
-				require.False(t, delivered[s.First+Seq(i)], "an outcome is not forgotten")
+			for i, r := range s.Readings {
+				if r.Quality == drivers.Aggregate {
+					r.Quality = drivers.Good
+				}
+				require.Equal(t, pollAt(n/10, 10).Readings[n%10+i], r)
+				require.False(t, delivered[s.First+Seq(i)] || thinned.overlaps(Range{s.First + Seq(i), s.First + Seq(i)}), "an outcome is not forgotten")
 				open[s.First+Seq(i)] = true
 			}
 		}
 		for s := Seq(1); s < l.Next(); s++ {
 			require.True(t, open[s] || l.l.done.has(Range{s, s}), "%d", s)
 		}
-		require.Empty(t, l.OpenGaps())
+		var told rangeSet
+		for _, g := range l.OpenGaps() {
+			require.Equal(t, Thinned, g.Reason)
+			require.Equal(t, g.N, told.add(g.Range))
+		}
+		for _, r := range thinned.r {
+			require.True(t, told.has(r), "a thinning is not forgotten")
+		}
+		thinned = told // killed before it could say so
+		originals, _ := exported(t, l)
+		require.Equal(t, thinned.r, originals)
 		require.Empty(t, b.Verify())
 		require.NoError(t, b.Close())
 	}
