@@ -138,29 +138,33 @@ cannot be read because a file is damaged are named on standard error, and the ex
 		if err != nil {
 			return err
 		}
-		out := cmd.OutOrStdout()
-		req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, "http://homeward/buffer/export?format="+*format, nil)
-		if err != nil {
-			return err
-		}
-		resp, err := status.Client(agent.SocketPath(cfg.State)).Do(req)
-		if err != nil {
-			if cfg.Gateway == "" {
-				return cmdline.Usage(fmt.Errorf("%s does not say whose readings these are: mend its gateway: first", *path))
-			}
-			return directly(cfg, func(b *buffer.Buffer) error { return agent.Export(out, b, cfg.Gateway, *format) })
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("the agent answered %s", resp.Status)
-		}
-		if _, err = io.Copy(out, resp.Body); err != nil {
-			return err
-		}
-		if lost := resp.Trailer.Get(agent.ExportTrailer); lost != "" {
-			return errors.New(lost)
-		}
-		return nil
+		return export(cmd.Context(), cfg, *path, *format, cmd.OutOrStdout())
 	}
 	return cmd
+}
+
+// export writes the readings of the buffer of cfg, which stood in path: the running agent's, or the folder's.
+func export(ctx context.Context, cfg *config.Config, path, format string, out io.Writer) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://homeward/buffer/export?format="+format, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := status.Client(agent.SocketPath(cfg.State)).Do(req)
+	if err != nil {
+		if cfg.Gateway == "" {
+			return cmdline.Usage(fmt.Errorf("%s does not say whose readings these are: mend its gateway: first", path))
+		}
+		return directly(cfg, func(b *buffer.Buffer) error { return agent.Export(out, b, cfg.Gateway, format) })
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the agent answered %s", resp.Status)
+	}
+	if _, err = io.Copy(out, resp.Body); err != nil {
+		return err
+	}
+	if lost := resp.Trailer.Get(agent.ExportTrailer); lost != "" {
+		return errors.New(lost)
+	}
+	return nil
 }
