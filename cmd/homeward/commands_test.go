@@ -158,7 +158,8 @@ var simulator = sync.OnceValues(func() (string, error) {
 //	documented &NAME FILE COMMAND    the same in the background
 //	elsewhere FILE COMMAND PATH TEXT another test runs it: the file PATH, which has this text
 //	nowhere FILE COMMAND WHY         no test runs it
-//	needs COMMAND PACKAGE            skips the script where the command fails, for want of this package of Debian; in CI it fails
+//	needs COMMAND PACKAGE            skips the script where the command fails, for want of this package of Debian, or of what this
+//	                                 script installs; in CI it fails
 //	put OLD NEW                      from here on, in documented commands: what a document cannot know
 //	box                              from here on, documented commands, and those of inside and start, run in a machine of their own: /etc, /var/lib,
 //	                                 /usr/local, /run and the network are nobody else's, and sudo -u is heeded
@@ -587,7 +588,11 @@ func without(t testscript.T, what string) {
 func (s *scene) needs(ts *testscript.TestScript, args []string) {
 	want(ts, args, 2, 2, "needs COMMAND PACKAGE")
 	if s.sh(ts, args[0]) != 0 {
-		without(s.t, "sudo apt-get install "+args[1])
+		what := args[1]
+		if !strings.Contains(what, "/") {
+			what = "sudo apt-get install " + what
+		}
+		without(s.t, what)
 	}
 }
 

@@ -577,30 +577,33 @@ func TestJSRefusesAlike(t *testing.T) {
 	}
 }
 
-// examples are the JavaScript in docs/consuming.md, in its order.
-func examples(t *testing.T) []string {
+// example is the block of docs/consuming.md that begins with head.
+func example(t *testing.T, head string) []byte {
+	t.Helper()
 	text, err := os.ReadFile("../../../docs/consuming.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []string
-	for _, part := range strings.Split(string(text), "```js\n")[1:] {
-		code, _, _ := strings.Cut(part, "```")
-		out = append(out, code)
+	_, code, ok := bytes.Cut(text, []byte("\n```js\n"+head))
+	if !ok {
+		t.Fatalf("docs/consuming.md has no block that begins with %s", head)
 	}
-	if len(out) != 2 {
-		t.Fatalf("docs/consuming.md: %d examples: want 2", len(out))
-	}
-	return out
+	code, _, _ = bytes.Cut(code, []byte("\n```"))
+	return append([]byte(head), code...)
 }
 
-// TestJSExampleNode: the script of docs/consuming.md prints every reading, those too that came before their schema, and
-// passes over what is damaged.
+// TestJSExampleNode: the script of docs/consuming.md prints every reading, those too that came before their schema, and those
+// of rows, and passes over what is damaged, in every encoding and over restarts.
 func TestJSExampleNode(t *testing.T) {
+	for _, radix := range []Radix{Text, Safe, Binary} {
+		t.Run(fmt.Sprint(radix), func(t *testing.T) { exampleNode(t, radix) })
+	}
+}
+
+func exampleNode(t *testing.T, radix Radix) {
 	program := nodeProgram(t)
-	code := examples(t)[0]
 	s := drawSite.Example(5)
-	s.radix, s.limit, s.primes, s.trains, s.epoch = Text, 1024, 1, false, 7
+	s.radix, s.limit, s.primes, s.trains, s.epoch = radix, 1024, 1, false, 7
 	s.schema.Epoch, s.schema.Primers = 7, nil
 	k := s.build(t)
 	schema, err := ParseSchema([]byte(k.Schema))
@@ -616,35 +619,56 @@ func TestJSExampleNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string][]byte{"packed.min.js": small, "readings.js": []byte(code)} {
+	for name, text := range map[string][]byte{"packed.min.js": small, "receiver.js": example(t, "// receiver.js"), "readings.js": example(t, "// readings.js")} {
 		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	var in, want bytes.Buffer
-	for i, p := range k.Payloads {
-		if i == len(k.Payloads)/2 {
-			fmt.Fprintf(&in, "homeward/o/p/gw/schema/%d %s\n", schema.ID, k.Schema)
-			fmt.Fprintf(&in, "homeward/o/p/gw/readings !damaged\nhomeward/o/p/gw/readings {\"gw\":\"rows\"}\n")
+	var out, errs, want bytes.Buffer
+	run := func(in *bytes.Buffer) {
+		cmd := exec.Command(program, "readings.js")
+		cmd.Dir = dir
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = in, &out, &errs
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("%v: %s", err, errs.String())
 		}
-		fmt.Fprintf(&in, "homeward/o/p/gw/readings %s\n", p)
-		d, err := c.Decode(p)
-		if err != nil {
-			t.Fatal(err)
-		}
+	}
+	expect := func(d pack.Payload) {
 		for _, r := range d.Readings {
-			fmt.Fprintf(&want, "gw 7 %d %d %s %x\n", r.Seq, r.TimeMS, r.Channel, math.Float64bits(r.Value))
+			fmt.Fprintf(&want, "gw 7 %d %d %s %x %s\n", r.Seq, r.TimeMS, r.Channel, math.Float64bits(r.Value), r.Quality)
 		}
 		for _, g := range d.Gaps {
 			fmt.Fprintf(&want, "gap %d %s\n", g.N, g.Reason)
 		}
 	}
-	cmd := exec.Command(program, filepath.Join(dir, "readings.js"))
-	var out, errs bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = &in, &out, &errs
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%v: %s", err, errs.String())
+	in := new(bytes.Buffer)
+	line := func(topic string, message []byte) { fmt.Fprintf(in, "homeward/o p/p/gw/%s %x\n", topic, message) }
+	for i, p := range k.Payloads {
+		if i == len(k.Payloads)/2 {
+			run(in) // what waits is kept
+			in = new(bytes.Buffer)
+			line(fmt.Sprintf("schema/%d", schema.ID), []byte(k.Schema))
+		}
+		line("readings", p)
+		d, err := c.Decode(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(d)
 	}
+	line("readings", []byte("!damaged"))
+	line("status", []byte(`{"online":true}`))
+	rows := pack.NewRows(pack.Header{Gateway: "gw", Epoch: 7, First: 5}, 1024)
+	rows.Add(pack.Poll{Time: 5, Readings: []drivers.Reading{{Channel: "a/x", Value: 1.5}, {Channel: "a/y", Value: 2, Quality: drivers.Suspect}}})
+	rows.Add(pack.Poll{Time: 9, Readings: []drivers.Reading{{Channel: "a/y", Value: 3}}})
+	rows.AddGap(pack.Gap{N: 3, Reason: "evicted"})
+	line("alarms", rows.Bytes())
+	d, err := pack.Decode(rows.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(d)
+	run(in)
 	if n := strings.Count(errs.String(), "packed: "); n != 1 {
 		t.Errorf("want one complaint, of the damaged payload: %q", errs.String())
 	}
@@ -657,6 +681,7 @@ func TestJSExampleNode(t *testing.T) {
 			T       int64 `json:"t_ms"`
 			Channel string
 			Value   float64
+			Quality string
 			Gap     *pack.Gap
 		}
 		if err := json.Unmarshal([]byte(l), &r); err != nil {
@@ -666,18 +691,18 @@ func TestJSExampleNode(t *testing.T) {
 			fmt.Fprintf(&got, "gap %d %s\n", r.Gap.N, r.Gap.Reason)
 			continue
 		}
-		fmt.Fprintf(&got, "%s %d %d %d %s %x\n", r.Gateway, r.Epoch, r.Seq, r.T, r.Channel, math.Float64bits(r.Value))
+		fmt.Fprintf(&got, "%s %d %d %d %s %x %s\n", r.Gateway, r.Epoch, r.Seq, r.T, r.Channel, math.Float64bits(r.Value), r.Quality)
 	}
 	if got.String() != want.String() || want.Len() == 0 {
 		t.Fatalf("the script printed %d bytes of readings that differ from the %d wanted: %.300s", got.Len(), want.Len(), got.String())
 	}
 }
 
-// TestJSPasted: the decoder works where there is neither module nor require nor anything else of Node's, as the second
-// example of docs/consuming.md has it.
+// TestJSPasted: the decoder works where there is neither module nor require nor anything else of Node's, as
+// docs/consuming.md has it.
 func TestJSPasted(t *testing.T) {
 	program := nodeProgram(t)
-	code := examples(t)[1]
+	code := string(example(t, "payload.working = "))
 	small, err := os.ReadFile("packed.min.js")
 	if err != nil {
 		t.Fatal(err)

@@ -46,7 +46,7 @@ const (
 // gives the payloads that waited for it. An error that is [ErrWaiting] says that nothing is lost.
 func (r *Receiver) Take(topic string, message []byte) ([]pack.Payload, error) {
 	if !Is(message) {
-		if bytes.HasPrefix(message, []byte("{")) && isSchema(message) {
+		if isSchema(message) {
 			return r.schema(message)
 		}
 		p, err := pack.Decode(message)
@@ -98,7 +98,7 @@ func gatewayOf(topic string) string {
 // isSchema tells a schema from rows by which of their keys comes first; no text holds either unescaped.
 func isSchema(message []byte) bool {
 	before, _, found := bytes.Cut(message, []byte(`"ch":`))
-	return found && !bytes.Contains(before, []byte(`"g":`))
+	return found && message[0] == '{' && !bytes.Contains(before, []byte(`"g":`))
 }
 
 func (r *Receiver) schema(text []byte) ([]pack.Payload, error) {
@@ -231,10 +231,14 @@ func (r *Receiver) release(k key, c *Coder) (out []pack.Payload, err error) {
 	return out, err
 }
 
-// Released forgets what waited for a schema, once the readings that [Receiver.Take] gave for it are safe.
-func (r *Receiver) Released(schema []byte) error {
-	s, err := ParseSchema(schema)
-	if err != nil || r.Dir == "" {
+// Released forgets what waited for a schema, once the readings that [Receiver.Take] gave for it are safe; other messages
+// release nothing.
+func (r *Receiver) Released(message []byte) error {
+	if r.Dir == "" || !isSchema(message) {
+		return nil
+	}
+	s, err := ParseSchema(message)
+	if err != nil {
 		return err
 	}
 	return os.RemoveAll(filepath.Join(r.Dir, r.stem(key{s.Gateway, s.Epoch, s.ID})+".waiting"))

@@ -110,10 +110,12 @@ func TestReceiverStaysInItsFolder(t *testing.T) {
 }
 
 func TestReceiverTakesEveryFormat(t *testing.T) {
-	r := &Receiver{}
-	ps, err := r.Take("", []byte(`{"gw":"g","e":1,"s":1,"n":1,"t":0,"g":[{"c":["ch"],"u":[""],"r":[[0,1]]}]}`))
+	r := &Receiver{Dir: t.TempDir()}
+	rows := []byte(`{"gw":"g","e":1,"s":1,"n":1,"t":0,"g":[{"c":["ch"],"u":[""],"r":[[0,1]]}]}`)
+	ps, err := r.Take("", rows)
 	require.NoError(t, err)
 	require.Len(t, ps[0].Readings, 1)
+	require.NoError(t, r.Released(rows))
 	_, err = r.Take("", []byte("hello"))
 	require.ErrorContains(t, err, "first byte")
 	_, err = r.Take("", []byte(`{"gw":"g","e":1,"id":0,"ch":[]}`))

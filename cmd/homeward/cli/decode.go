@@ -50,12 +50,7 @@ and the exit code is 1.`,
 				waiting++
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "homeward: line %d: %v\n", line, err)
-		}, Done: func(message []byte) error {
-			if packed.Is(message) || *dir == "" {
-				return nil
-			}
-			return receiver.Released(message)
-		}}
+		}, Done: receiver.Released}
 		bad, err := d.Run(cmd.InOrStdin(), &plainWriter{w: cmd.OutOrStdout()})
 		if err == nil && bad > waiting { // what is kept is not lost
 			return cmdline.ErrFailed
