@@ -50,6 +50,8 @@ type segmentInfo struct {
 	First Seq      `json:"first"`
 	Last  Seq      `json:"last"`
 	Boots []string `json:"boots,omitempty"`
+
+	Decided bool `json:"decided,omitempty"` // it says so itself
 }
 
 const (
@@ -237,7 +239,7 @@ func (b *Buffer) metaValues(sn *snapshot) map[string][]byte {
 	for e, m := range sn.lanes {
 		m.Segments = nil
 		for _, s := range b.lanes[e].segs {
-			si := segmentInfo{ID: s.id, First: s.first, Last: s.last}
+			si := segmentInfo{ID: s.id, First: s.first, Last: s.last, Decided: s.marked}
 			for boot := range s.boots {
 				si.Boots = append(si.Boots, hex.EncodeToString(boot[:]))
 			}

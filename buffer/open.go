@@ -462,7 +462,11 @@ func (b *Buffer) rebuild(in inspected, order []int) {
 	}
 	for e, l := range b.lanes {
 		for _, s := range l.segs {
-			low(e, s.first)
+			if s.decided != (Range{s.first, s.last}) {
+				low(e, s.first)
+			} else {
+				low(e, s.last+1)
+			}
 			l.next = max(l.next, s.last+1)
 		}
 	}
@@ -496,6 +500,12 @@ func (b *Buffer) rebuild(in inspected, order []int) {
 		if f > 1 {
 			l.done.add(Range{1, f - 1})
 			b.tell("epoch %d: outcomes of the readings before %d are no longer known", e, f)
+		}
+		for _, s := range l.segs {
+			l.done.add(s.decided)
+			for _, r := range s.thinned {
+				l.kept.add(r)
+			}
 		}
 	}
 }

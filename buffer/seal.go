@@ -426,7 +426,7 @@ func (b *Buffer) store(l *lane, ps []poll) error {
 			s.first = ps[0].first
 			l.segs = append(l.segs, s)
 		}
-		s.last = ps[n-1].last()
+		s.last, s.marked = ps[n-1].last(), false
 		if s.boots != nil {
 			for i := range ps[:n] {
 				s.boots[ps[i].stamp.Boot] = true
@@ -516,14 +516,22 @@ func (b *Buffer) storeIn(s *segment, e Epoch, ps []poll) (int, error) {
 func (b *Buffer) clean(sn *snapshot) {
 	b.mu.Lock()
 	var over []*segment
+	var mark *segment
 	for e, l := range b.lanes {
-		for _, s := range l.segs {
-			if d, r := sn.done[e], (Range{s.first, s.last}); d != nil && d.has(r) && !l.kept.overlaps(r) {
+		for i, s := range l.segs {
+			switch d, r := sn.done[e], (Range{s.first, s.last}); {
+			case d == nil || !d.has(r):
+			case !l.kept.overlaps(r):
 				over = append(over, s)
+			case !s.marked && i < len(l.segs)-1 && (mark == nil || s.id < mark.id): // one for each seal
+				mark = s
 			}
 		}
 	}
 	b.mu.Unlock()
+	if mark != nil {
+		b.mark(mark)
+	}
 	for _, s := range over {
 		if err := b.unlink(s); err != nil {
 			b.failed("segment cannot be removed", err)

@@ -31,9 +31,12 @@ const (
 )
 
 var (
-	bucketBlocks = []byte("blocks") // first number, big endian → block
-	bucketMeta   = []byte("meta")
+	bucketBlocks  = []byte("blocks") // first number, big endian → block
+	bucketMeta    = []byte("meta")
+	bucketDecided = []byte("decided") // of a segment of which everything has its outcome
 )
+
+const keyDecided = "thinned"
 
 var errDamaged = errors.New("damaged")
 
@@ -129,6 +132,10 @@ type segment struct {
 	epoch       Epoch
 	first, last Seq
 	boots       map[[16]byte]bool
+	marked      bool // the file says itself that all has its outcome
+
+	decided Range   // as found in the file: these have their outcome,
+	thinned []Range // and of these aggregates are it
 
 	db    *bolt.DB
 	write bool
@@ -299,6 +306,9 @@ func (b *Buffer) extent(s *segment, write bool) (found blockInfo, last Seq, err 
 				}
 				last = info.span().To
 			}
+			if d := tx.Bucket(bucketDecided); d != nil {
+				s.foundDecided(d.Get([]byte(keyDecided)), found.epoch, Range{found.first, last})
+			}
 			return nil
 		})
 	})
@@ -316,7 +326,7 @@ func (b *Buffer) loadSegments(m *loaded) error {
 	for e, infos := range m.segs {
 		top := uint64(0)
 		for _, si := range infos {
-			known[si.ID] = &segment{id: si.ID, epoch: e, first: si.First, last: si.Last, boots: bootSet(si.Boots)}
+			known[si.ID] = &segment{id: si.ID, epoch: e, first: si.First, last: si.Last, boots: bootSet(si.Boots), marked: si.Decided}
 			top = max(top, si.ID)
 		}
 		newest[top] = true
@@ -491,6 +501,7 @@ func (b *Buffer) salvage(s *segment, why error) error {
 	defer func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
+		s.marked = false
 		n := 0
 		for _, r := range raws {
 			n += r.n

@@ -2,8 +2,11 @@ package buffer
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
+
+	bolterr "go.etcd.io/bbolt/errors"
 
 	"homeward/drivers"
 )
@@ -179,7 +182,7 @@ func decodeThinned(v []byte) (e Epoch, rs []Range, ok bool) {
 		}
 		rs = append(rs, Range{from, last})
 	}
-	return e, rs, d.done()
+	return e, rs, d.done() && len(rs) > 0
 }
 
 // trimKept forgets of the thinned what is stored nowhere any more.
@@ -200,4 +203,54 @@ func (b *Buffer) trimKept(l *lane) {
 		l.kept.within(r, func(r Range) { kept.add(r) })
 	}
 	l.kept = kept
+}
+
+// mark lets a segment say itself that all it holds has its outcome, and which are originals: if meta.db were lost they would be delivered
+// beside their aggregates. Where it cannot be written nothing else changes.
+func (b *Buffer) mark(s *segment) {
+	b.mu.Lock()
+	all := Range{s.first, s.last}
+	var rs []Range
+	b.lanes[s.epoch].kept.within(all, func(r Range) { rs = append(rs, r) })
+	b.mu.Unlock()
+	if len(rs) == 0 {
+		return
+	}
+	v := appendThinned(binary.AppendUvarint(binary.AppendUvarint(nil, uint64(all.From)), uint64(all.To)), s.epoch, rs)
+	b.dbMu.Lock()
+	defer b.dbMu.Unlock()
+	if s.gone || s.raw != nil {
+		return
+	}
+	db, err := b.use(s, true)
+	if err == nil {
+		err = b.update(db, s.name(), func(tx *boltTx) error {
+			bk, err := tx.CreateBucketIfNotExists(bucketDecided)
+			if err != nil {
+				return err
+			}
+			return bk.Put([]byte(keyDecided), sealValue(keyDecided, v))
+		})
+		if err != nil {
+			b.closeSeg(s)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.marked = err == nil || errors.Is(err, bolterr.ErrMaxSizeReached)
+}
+
+// foundDecided takes what mark wrote to a segment of the epoch that holds the range.
+func (s *segment) foundDecided(sealed []byte, epoch Epoch, held Range) {
+	v, ok := openValue(keyDecided, sealed)
+	if !ok {
+		return
+	}
+	d := &decoder{b: v}
+	all := Range{d.seq(), d.seq()}
+	e, rs, ok := decodeThinned(d.b)
+	if d.bad || !ok || e != epoch || all.intersect(held) != all || rs[0].From < all.From || rs[len(rs)-1].To > all.To {
+		return
+	}
+	s.decided, s.thinned = all, rs
 }

@@ -1,6 +1,10 @@
 package buffer
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"syscall"
@@ -564,4 +568,185 @@ func TestThinningResumesSampling(t *testing.T) {
 	_, err = l.Append(pollAt(0, 1))
 	require.NoError(t, err)
 	require.Zero(t, b.Stats().ThinnedKept)
+}
+
+// thinnedSite is a buffer of five segments of 4000 readings, the first three thinned and their aggregates delivered; nothing is left in the log.
+func thinnedSite(t *testing.T) (dir string, opt Options, th *thinner) {
+	t.Helper()
+	dir = t.TempDir()
+	opt = Options{HalfBytes: minHalf, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}}
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	th = &thinner{t: t, polls: map[Seq]Poll{}}
+	for i := range 5 {
+		for k := range 400 {
+			require.NoError(t, th.append(l, pollAt(400*i+k, 10)))
+		}
+		require.NoError(t, b.SealNow())
+		l.l.segs[i].full = true
+	}
+	require.NoError(t, th.thin(l, Range{1, 12_000}, aggregate(1)))
+	a, err := l.Fix(Attempt{Range: Range{20_001, 20_003}, Gaps: []uint64{1}})
+	require.NoError(t, err)
+	require.NoError(t, l.Ack(a.ID))
+	for range 4 { // one is marked at each
+		require.NoError(t, b.SealNow())
+		require.NoError(t, b.PutSide("k", []byte{byte(b.Stats().Seals)}))
+	}
+	require.Equal(t, uint64(12_000), th.check(b, l))
+	require.NoError(t, b.Close())
+	return dir, opt, th
+}
+
+// Without meta.db segments of which everything was decided say so themselves: originals are not delivered beside their aggregates,
+// and what was delivered before them is not taken for damaged.
+func TestMetaLostAfterThinning(t *testing.T) {
+	dir, opt, _ := thinnedSite(t)
+	require.NoError(t, os.Remove(filepath.Join(dir, metaName)))
+	for range 2 {
+		b := mustOpen(t, dir, opt)
+		l := mustLane(t, b, 1)
+		thinned, others := exported(t, l)
+		require.Equal(t, []Range{{1, 12_000}}, thinned)
+		require.Equal(t, []Range{{12_001, 20_000}}, others)
+		open := readAll(t, l, 1)
+		require.Equal(t, Seq(12_001), open[0].First)
+		require.Len(t, open, 800)
+		require.Equal(t, uint64(12_000), b.Stats().ThinnedKept)
+		gaps := l.OpenGaps()
+		require.Len(t, gaps, 1)
+		require.Equal(t, Range{20_001, 20_003}, gaps[0].Range, "delivered behind what is open: that is not known any more, as ever")
+		require.Empty(t, b.Verify())
+		require.NoError(t, b.Close())
+	}
+}
+
+// Marked once, a segment is not written to for that again.
+func TestMarksAreKept(t *testing.T) {
+	dir, opt, th := thinnedSite(t)
+	stamp := func() (s string) {
+		for _, name := range []string{"00000001.db", "00000002.db", "00000003.db"} {
+			data, err := os.ReadFile(filepath.Join(dir, name))
+			require.NoError(t, err)
+			s += fmt.Sprint(crc(data), " ")
+		}
+		return s
+	}
+	before := stamp()
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	for i := range 4 {
+		require.NoError(t, th.append(l, pollAt(i, 10)))
+		require.NoError(t, b.SealNow())
+	}
+	require.Equal(t, uint64(12_000), th.check(b, l))
+	require.NoError(t, b.Close())
+	require.Equal(t, before, stamp())
+}
+
+// Damage to originals costs what it hits, and no reading is counted for it.
+func TestDamagedOriginals(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, path string){
+		"missing":  func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
+		"empty":    func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 0)) },
+		"one page": func(t *testing.T, path string) { flipAt(t, path, -2000) },
+		"a block": func(t *testing.T, path string) {
+			data, err := os.ReadFile(path)
+			require.NoError(t, err)
+			flipAt(t, path, int64(bytes.Index(data, []byte(blockMagic))+200))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, opt, th := thinnedSite(t)
+			damage(t, filepath.Join(dir, "00000002.db"))
+			b := mustOpen(t, dir, opt)
+			l := mustLane(t, b, 1)
+			thinned, others := exported(t, l)
+			require.Equal(t, []Range{{12_001, 20_000}}, others)
+			var kept rangeSet
+			for _, r := range thinned {
+				kept.add(r)
+			}
+			require.True(t, kept.has(Range{1, 4000}) && kept.has(Range{8001, 12_000}))
+			require.Equal(t, kept.n, b.Stats().ThinnedKept)
+			st := b.Stats()
+			require.Equal(t, []uint64{12_000, 12_000, 3, 8000}, []uint64{st.Dropped, st.Thinned, st.Delivered, st.Pending})
+			require.Empty(t, l.OpenGaps())
+			require.NoError(t, th.append(l, pollAt(1, 10)))
+			require.NoError(t, b.Close())
+			b = mustOpen(t, dir, opt)
+			require.Equal(t, kept.n, th.check(b, mustLane(t, b, 1)))
+		})
+	}
+}
+
+func flipAt(t *testing.T, path string, at int64) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	if at < 0 {
+		at += int64(len(data))
+	}
+	data[at] ^= 0x10
+	require.NoError(t, os.WriteFile(path, data, 0o600))
+}
+
+// A bit flipped anywhere in a thinning that had been flushed: what can be read of it counts, each number has one outcome, and the log goes on.
+func TestDamagedThinning(t *testing.T) {
+	dir := t.TempDir()
+	opt := Options{HalfBytes: minHalf, SegmentBytes: minSegment, Clock: stillClock{time.Unix(1e9, 0)}}
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	for i := range 30 {
+		_, err := l.Append(pollAt(i, 10))
+		require.NoError(t, err)
+	}
+	from := b.halves[b.active].off
+	_, err := l.Thin(Range{1, 200}, []Poll{aggregate(1), aggregate(2)})
+	require.NoError(t, err)
+	to := b.halves[b.active].off
+	require.NoError(t, b.Flush())
+	_, err = l.Append(pollAt(30, 10))
+	require.NoError(t, err)
+	next := l.Next()
+	require.NoError(t, b.Flush())
+	active := b.active
+	b.end()
+	log, err := os.ReadFile(filepath.Join(dir, logName))
+	require.NoError(t, err)
+	seen := map[[3]uint64]int{}
+	for at := from; at < to; at += 3 {
+		dir, err := mkTemp()
+		require.NoError(t, err)
+		bad := slices.Clone(log)
+		bad[active*minHalf+at] ^= 0x40
+		require.NoError(t, os.WriteFile(filepath.Join(dir, logName), bad, 0o600))
+		b := mustOpen(t, dir, opt)
+		for range 2 {
+			l := mustLane(t, b, 1)
+			require.Equal(t, next, l.Next(), "at %d", at)
+			st := b.Stats()
+			require.Equal(t, uint64(next-1), st.Pending+st.Dropped)
+			var gone rangeSet
+			for _, g := range l.OpenGaps() {
+				require.Equal(t, g.N, gone.add(g.Range))
+			}
+			require.Equal(t, gone.n, st.Dropped)
+			thinned, _ := exported(t, l)
+			if st.Thinned > 0 {
+				require.Equal(t, []Range{{1, 200}}, thinned)
+			} else {
+				require.Empty(t, thinned)
+			}
+			seen[[3]uint64{st.Pending, st.Thinned, st.Dropped}]++
+			require.NoError(t, b.Close())
+			b = mustOpen(t, dir, opt)
+		}
+		b.end()
+		removeAll(dir)
+	}
+	for k := range seen { // thinned, less aggregates that were hit; or both where the gap was
+		require.Contains(t, []uint64{0, 200}, k[1])
+	}
+	require.Greater(t, len(seen), 2, "%v", seen)
 }
