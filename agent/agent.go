@@ -160,7 +160,7 @@ func (a *Agent) settle() error {
 	}
 	id := identity(a.Config.Home)
 	a.ledger = ledger.Open(ledger.Options{
-		Store: a.buf, Home: strings.Join([]string{id.Cloud, id.Organization, id.Project, id.Product}, "/"),
+		Store: a.buf, Durable: func() <-chan struct{} { return a.lane.Durable() }, Home: strings.Join([]string{id.Cloud, id.Organization, id.Project, id.Product}, "/"),
 		Clock: a.Clock.Stamp, Budget: a.budget,
 	})
 	lane, err := a.buf.Lane(a.epoch)

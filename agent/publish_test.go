@@ -192,7 +192,7 @@ func newDesk(t *testing.T, change func(*config.Publish)) *desk {
 		settings: d.cfg.Load, sets: func() []packed.Set { return d.sets }, flush: func() time.Duration { return time.Second },
 		describe: func(bool) []byte { return []byte("{}") },
 		rule:     func() ledger.Rule { return ledger.Rule{PerBytes: 1024} }, ledger: ledger.Open(ledger.Options{
-			Store: buf, Clock: goClock{time.Now()}.Stamp, Budget: func() ledger.Budget { return *d.budget.Load() },
+			Store: buf, Durable: lane.Durable, Clock: goClock{time.Now()}.Stamp, Budget: func() ledger.Budget { return *d.budget.Load() },
 		}),
 		clock: goClock{time.Now()}, problems: newProblems(time.Now, log), log: log, beat: newVital().add("publisher"),
 	})
@@ -658,7 +658,7 @@ func TestSizeThatEndsTheConnection(t *testing.T) {
 				require.Contains(t, stuck.Text, fmt.Sprintf("a payload of %d bytes (publish.max_bytes is 1024)", size))
 				require.Contains(t, stuck.Remedy, "max_packet_size")
 				require.NotContains(t, home.Remedy, "network")
-				require.Zero(t, d.buf.Stats().Delivered)
+				require.Less(t, d.buf.Stats().Delivered, uint64(50), "what fills no payload may come through")
 				d.home.set(func() { d.home.cuts, d.home.cutBatch = 0, 0 })
 				time.Sleep(5 * time.Minute)
 				require.Empty(t, d.codes())

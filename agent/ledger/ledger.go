@@ -90,20 +90,34 @@ func (c *counts) add(o counts) {
 	c.Single += o.Single
 }
 
+// atLeast makes none less than o's.
+func (c *counts) atLeast(o counts) {
+	c.Used, c.Alarms, c.Free = max(c.Used, o.Used), max(c.Alarms, o.Alarms), max(c.Free, o.Free)
+	c.Unknown, c.Single = max(c.Unknown, o.Unknown), max(c.Single, o.Single)
+}
+
+// less is c without o, which is part of it.
+func (c counts) less(o counts) counts {
+	return counts{c.Used - o.Used, c.Alarms - o.Alarms, c.Free - o.Free, c.Unknown - o.Unknown, c.Single - o.Single}
+}
+
 // month is one billing month; named by its first day, 2006-01-02, in the billing zone.
 type month struct {
 	Month string `json:"month"`
 	counts
+	Until counts `json:"until,omitzero"` // account.Total when it was left
 }
 
 // account is what the store holds of the present month.
 type account struct {
 	month
 	Home  string  `json:"home,omitempty"`
-	Doubt counts  `json:"doubt,omitzero"` // of those, what may be billed in the next month
-	Since counts  `json:"since,omitzero"` // of those, what was counted since the last turn
-	Live  float64 `json:"live,omitempty"` // operations that may be spent at once on live readings
-	Saved float64 `json:"saved,omitempty"`
+	Total counts  `json:"total,omitzero"`  // ever counted
+	Base  counts  `json:"base,omitzero"`   // Total when the present month, or the first after a clock that was wrong, began
+	Doubt counts  `json:"doubt,omitzero"`  // of the month's, what may be billed in the next
+	Wrong bool    `json:"wrong,omitempty"` // the clock went back to this month, where it had not been before
+	Live  float64 `json:"live,omitempty"`  // operations that may be spent at once on live readings
+	Saved float64 `json:"saved,omitempty"` // and on a backlog
 	At    int64   `json:"at,omitempty"`    // when Live and Saved were that, Unix ms; 0: unknown
 	Rate  float64 `json:"rate,omitempty"`  // operations a second over the last day or so, times Seen
 	Seen  float64 `json:"seen,omitempty"`  // how much of a day or so that is, 0 to 1
@@ -113,10 +127,11 @@ type account struct {
 
 // Options is what a ledger is made of. All but Home are required.
 type Options struct {
-	Store  Store
-	Home   string // whom the operations belong to: another home's account is kept apart
-	Clock  func() drivers.Stamp
-	Budget func() Budget
+	Store   Store
+	Durable func() <-chan struct{} // closed once what was put before is durable
+	Home    string                 // whom the operations belong to: another home's account is kept apart
+	Clock   func() drivers.Stamp
+	Budget  func() Budget
 }
 
 // Ledger is the account of one home. Its methods may be called from any goroutine.
@@ -125,9 +140,12 @@ type Ledger struct {
 
 	mu      sync.Mutex
 	acc     account
-	past    []month // ascending
-	leased  counts  // of Free and Unknown: counted in the store, not yet used
+	past    []month         // ascending
+	leased  counts          // of Free and Unknown: counted in the store, not yet used
+	durable <-chan struct{} // closed once leased is
 	last    drivers.Stamp
+	days    []day         // of this life, oldest first
+	trusted drivers.Stamp // the last that was, of this life
 	age     float64       // ln of the present maximum age in seconds
 	aged    time.Duration // when age was that, monotonic
 	backlog bool
@@ -154,10 +172,8 @@ func Open(o Options) *Ledger {
 	l.last = o.Clock()
 	if l.last.Trusted && l.acc.At > 0 && l.last.Wall > l.acc.At { // what was saved while nobody looked
 		gone := time.Duration(min(l.last.Wall-l.acc.At, 31*24*time.Hour.Milliseconds())) * time.Millisecond
-		l.mu.Lock()
-		l.turn(l.last)
+		l.turn(l.last, false, false)
 		l.refill(gone, l.last)
-		l.mu.Unlock()
 	}
 	return l
 }
@@ -207,18 +223,31 @@ func (l *Ledger) Count(e Entry) (wait bool, err error) {
 	}
 	was := l.acc
 	l.acc.add(c)
-	l.acc.Since.add(c)
-	if !now.Trusted || l.acc.Month == "" || time.UnixMilli(now.Wall).Add(edge).After(l.end) {
+	l.acc.Total.add(c)
+	doubt := !now.Trusted || l.acc.Month == "" || time.UnixMilli(now.Wall).Add(edge).After(l.end)
+	if doubt {
 		l.acc.Doubt.add(c)
 	}
 	l.spend(e.Kind, float64(c.Used))
+	l.remember(now, c)
 	switch {
 	case leased == nil:
+	case doubt: // counted twice, perhaps: not ahead
 	case *leased >= uint64(e.Cost):
 		*leased -= uint64(e.Cost)
-		return false, nil
+		select {
+		case <-l.durable:
+			return false, nil
+		default:
+			return true, nil
+		}
 	default:
 		*leased += lease
+		if err := l.keep(was); err != nil {
+			return false, err
+		}
+		l.durable = l.o.Durable()
+		return true, nil
 	}
 	return true, l.keep(was)
 }
@@ -226,7 +255,8 @@ func (l *Ledger) Count(e Entry) (wait bool, err error) {
 // keep writes the account; where it cannot it is as it was.
 func (l *Ledger) keep(was account) error {
 	a := l.acc
-	a.Free, a.Unknown = a.Free+l.leased.Free, a.Unknown+l.leased.Unknown
+	a.add(l.leased)
+	a.Total.add(l.leased)
 	text, err := json.Marshal(a)
 	if err == nil {
 		err = l.o.Store.PutSide(sideOps, text)
@@ -238,66 +268,112 @@ func (l *Ledger) keep(was account) error {
 	return nil
 }
 
-// turn begins another billing month if the clock says so, which only a trusted one may.
+// turn begins another billing month if the clock says so, which only a trusted one may. whole says that it has run without a jump since the
+// last look.
 //
 // An operation whose month is in doubt is counted in each that it may belong to: what was counted while the clock
-// was not trusted or the month about to end; all of the month, where the configuration has begun it elsewhere; and, where the clock has turned out to be wrong (it goes back to an earlier month, or to one
-// that it was in before), all since it came to the month that it leaves.
-func (l *Ledger) turn(now drivers.Stamp) {
+// was not trusted, or the month about to end; all of the month, where the configuration has begun it elsewhere; and what was counted while the clock
+// may have been wrong. That it was, is seen when it jumps: then the month has at least what was counted in it in this life, by
+// the clock as it is now. Over a restart it is seen when it goes back: then the month gets all that was counted since
+// the clock was there last, or else since the last month began that nothing speaks against.
+func (l *Ledger) turn(now drivers.Stamp, whole, jumped bool) {
 	if !now.Trusted {
 		return
 	}
 	b := l.o.Budget()
-	start, end := Month(time.UnixMilli(now.Wall), b.Day, b.Zone)
-	l.start, l.end = start, end
-	name := start.Format(time.DateOnly)
-	begun := fmt.Sprint(b.Day, " ", start.Location())
-	moved := l.acc.Begun != "" && l.acc.Begun != begun // what was counted may belong to either month
+	l.start, l.end = Month(time.UnixMilli(now.Wall), b.Day, b.Zone)
+	name := l.start.Format(time.DateOnly)
+	begun := fmt.Sprint(b.Day, " ", l.start.Location())
+	moved := l.acc.Begun != "" && l.acc.Begun != begun
 	l.acc.Begun = begun
-	if name == l.acc.Month {
-		if time.UnixMilli(now.Wall).Add(edge).Before(end) {
+	switch {
+	case name == l.acc.Month:
+		if jumped {
+			l.acc.atLeast(l.inLife(now))
+		}
+		if time.UnixMilli(now.Wall).Add(edge).Before(l.end) {
 			l.acc.Doubt = counts{}
 		}
 		return
-	}
-	if l.acc.Month == "" {
-		l.acc.Month = name
+	case l.acc.Month == "":
+		l.acc.Month, l.leased = name, counts{}
 		return
 	}
+	was := l.acc
+	left := l.acc.month
+	left.Until = l.acc.Total
 	next := month{Month: name}
-	carry := l.acc.Doubt
-	i, known := slices.BinarySearchFunc(l.past, name, func(m month, name string) int { return cmp.Compare(m.Month, name) })
-	if known {
+	i, known := l.find(name)
+	back := name < left.Month
+	switch {
+	case known:
 		next = l.past[i]
 		l.past = slices.Delete(l.past, i, i+1)
+		next.add(l.acc.Total.less(next.Until))
+	case moved:
+		next.add(left.counts)
+	case jumped:
+	case back || l.acc.Wrong && !whole:
+		next.add(l.acc.Total.less(l.acc.Base))
+	default:
+		next.add(l.acc.Doubt)
+		l.acc.Base = l.acc.Total.less(l.acc.Doubt)
 	}
-	if known || name < l.acc.Month {
-		carry = l.acc.Since
+	if jumped {
+		next.atLeast(l.inLife(now))
 	}
-	if moved {
-		carry = l.acc.counts
-	}
-	next.add(carry)
-	i, known = slices.BinarySearchFunc(l.past, l.acc.Month, func(m month, name string) int { return cmp.Compare(m.Month, name) })
-	if known {
-		l.past[i] = l.acc.month
+	next.Until = counts{}
+	l.acc.month, l.acc.Doubt, l.acc.Saved, l.acc.Wrong = next, counts{}, 0, back && !known
+	if i, known = l.find(left.Month); known {
+		l.past[i] = left
 	} else {
-		l.past = slices.Insert(l.past, i, l.acc.month)
+		l.past = slices.Insert(l.past, i, left)
 	}
 	if n := len(l.past) - keptMonths; n > 0 {
 		l.past = slices.Delete(l.past, 0, n)
 	}
-	was := l.acc
-	l.acc.month, l.acc.Doubt, l.acc.Since, l.acc.Saved = next, counts{}, carry, 0
+	l.leased = counts{} // it is of the month before
 	text, err := json.Marshal(l.past)
 	if err == nil {
 		err = l.o.Store.PutSide(sidePast, text)
 	}
 	if err != nil {
-		l.failing = err // the next Count writes the account
+		l.failing, l.acc = err, was // it turns with the next look
 		return
 	}
-	_ = l.keep(was) // it turns again with the next look
+	_ = l.keep(was)
+}
+
+// day is what was counted in a day of the monotonic clock.
+type day struct {
+	from time.Duration
+	counts
+}
+
+// maxDays cover any month.
+const maxDays = 33
+
+func (l *Ledger) remember(now drivers.Stamp, c counts) {
+	from := now.Mono.Truncate(24 * time.Hour)
+	if n := len(l.days); n == 0 || l.days[n-1].from != from {
+		l.days = append(l.days[max(0, n-maxDays+1):], day{from: from})
+	}
+	l.days[len(l.days)-1].add(c)
+}
+
+// inLife is what was counted in this life and in the present month, by the clock as it is now: to the day, rather too much.
+func (l *Ledger) inLife(now drivers.Stamp) (sum counts) {
+	for _, d := range l.days {
+		end := time.UnixMilli(now.Wall).Add(d.from + 24*time.Hour - now.Mono)
+		if end.After(l.start) {
+			sum.add(d.counts)
+		}
+	}
+	return sum
+}
+
+func (l *Ledger) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(l.past, name, func(m month, name string) int { return cmp.Compare(m.Month, name) })
 }
 
 // Report is what the ledger knows.

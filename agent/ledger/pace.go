@@ -15,7 +15,7 @@ import (
 //
 // The maximum age of live readings grows as live drains: as configured while it is full, four times what the flow alone would carry when it is
 // empty. Each payload then costs a little more waiting, and the age settles where what leaves is what flows in. It is smoothed over half an
-// hour, a fraction of what live takes to drain or fill, so that it never swings.
+// hour, or a quarter of the time between payloads: a fraction of what live takes to drain or fill, so that it never swings.
 const (
 	steep   = 8 // the flow is at most this many times the budget's mean, whatever the clock says of the month's end
 	slowest = 4 // times the age that the flow carries
@@ -27,14 +27,22 @@ const fullMonth = 31 * 24 * time.Hour
 
 // advance brings the account up to now.
 func (l *Ledger) advance() drivers.Stamp {
-	now := l.o.Clock()
-	gone := now.Mono - l.last.Mono
-	if now.Boot != l.last.Boot || gone < 0 {
-		gone = 0
-	}
+	now, last := l.o.Clock(), l.last
 	l.last = now
-	l.turn(now)
+	gone := now.Mono - last.Mono
+	if now.Boot != last.Boot || gone < 0 {
+		l.days = nil
+		l.turn(now, false, false)
+		l.refill(0, now)
+		return now
+	}
+	off := time.Duration(now.Wall-l.trusted.Wall)*time.Millisecond - (now.Mono - l.trusted.Mono)
+	jumped := l.trusted.Trusted && off.Abs() > edge
+	l.turn(now, l.trusted.Trusted && !jumped, jumped && now.Trusted)
 	l.refill(gone, now)
+	if now.Trusted {
+		l.trusted = now
+	}
 	return now
 }
 
@@ -167,17 +175,15 @@ func (l *Ledger) MaxAge(least time.Duration, cost int) time.Duration {
 		return least
 	}
 	c, whole := float64(cost), room(b)
-	most := l.ahead(now)
-	flow := l.allowance(b, now)
+	mean := ordinary(b) / fullMonth.Seconds()
+	flow := max(l.allowance(b, now), mean/slowest)
 	if l.left(b) <= c && b.AtLimit == Continue { // spent: as if the month began
-		flow, whole = ordinary(b)/fullMonth.Seconds(), 0
+		flow, whole = mean, 0
 	}
 	if l.backlog {
-		flow *= 1 - b.Backlog
+		flow *= max(1-b.Backlog, 0.1)
 	}
-	if flow > 0 {
-		most = min(most, time.Duration(min(slowest*c/flow, 1e9)*1e9))
-	}
+	most := time.Duration(min(slowest*c/flow, fullMonth.Seconds()) * 1e9)
 	want := math.Log(least.Seconds())
 	if most > least {
 		fill := 0.0
@@ -192,7 +198,8 @@ func (l *Ledger) MaxAge(least time.Duration, cost int) time.Duration {
 	case math.IsNaN(l.age) || gone < 0:
 		l.age = want
 	default:
-		l.age += (want - l.age) * (1 - math.Exp(-gone.Seconds()/smooth.Seconds()))
+		over := max(smooth.Seconds(), c/mean/4) // each payload moves live, and with it want
+		l.age += (want - l.age) * (1 - math.Exp(-gone.Seconds()/over))
 	}
 	l.aged = now.Mono
 	if math.Exp(l.age) <= least.Seconds()*1.001 {
