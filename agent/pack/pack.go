@@ -124,6 +124,12 @@ type Reading struct {
 	Quality drivers.Quality
 }
 
+// Aggregates names the channels that stand for one where a budget does not carry its readings: the least, the mean and the greatest value of an
+// interval. No instrument's channel has such a name, for a configured name holds no slash.
+func Aggregates(channel string) (low, mean, high string) {
+	return channel + "/min", channel + "/mean", channel + "/max"
+}
+
 // MaxPayload bounds what Decode looks at, in bytes.
 const MaxPayload = 1 << 20
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"homeward/agent/config"
+	"homeward/agent/pack"
 	"homeward/drivers"
 )
 
@@ -50,7 +51,21 @@ func Sets(c *config.Config) (sets []Set) {
 		}
 		sets = append(sets, set)
 	}
+	if c.Operations.AtLimit == "thin" {
+		for _, set := range sets[:len(sets):len(sets)] {
+			sets = append(sets, aggregates(set))
+		}
+	}
 	return sets
+}
+
+// aggregates are what stands for a set's readings where the budget does not carry them; the names are [pack.Aggregates]'s.
+func aggregates(set Set) (a Set) {
+	for _, h := range set.Channels {
+		low, mean, high := pack.Aggregates(h.Name)
+		a.Channels = append(a.Channels, Hint{Name: low, Unit: h.Unit, Exact: h.Exact}, Hint{Name: mean, Unit: h.Unit}, Hint{Name: high, Unit: h.Unit, Exact: h.Exact})
+	}
+	return a
 }
 
 // lattice is how a step's values are numbered; nil if it is not known.
