@@ -23,6 +23,7 @@ import (
 	"homeward/agent"
 	"homeward/agent/cloud/cloudtest"
 	"homeward/agent/pack"
+	"homeward/agent/pack/packed"
 	"homeward/agent/status"
 	"homeward/buffer"
 	"homeward/drivers"
@@ -225,18 +226,21 @@ type key struct {
 
 // consumer is a receiver that drops repeats by (gateway, epoch, seq) and sees that they are repeats.
 type consumer struct {
-	t       *testing.T
-	client  paho.Client
-	mu      sync.Mutex
-	got     map[key]pack.Reading
-	bytes   map[string]int // payload → times
-	order   []key          // as they first came
-	alarms  []pack.Reading
-	gaps    []pack.Gap
-	repeats int
-	limit   int // bytes of a payload
-	wrong   []string
-	heard   atomic.Int32 // times that it subscribed
+	t           *testing.T
+	client      paho.Client
+	mu          sync.Mutex
+	got         map[key]pack.Reading
+	in          map[key]string // the payload that it first came in
+	schemas     packed.Receiver
+	packs       int   // packed payloads
+	order       []key // as they first came
+	alarms      []pack.Reading
+	gaps        []pack.Gap
+	repeats     int
+	packedAgain int // repeats in packed payloads
+	limit       int // bytes of a payload
+	wrong       []string
+	heard       atomic.Int32 // times that it subscribed
 }
 
 // backTo starts the broker while the gateway stands still, until somebody listens again: a broker that was killed keeps no sessions.
@@ -250,11 +254,11 @@ func (s *site) backTo(m *cloudtest.Mosquitto) {
 
 func consume(t *testing.T, url string) *consumer {
 	t.Helper()
-	c := &consumer{t: t, limit: 1024, got: map[key]pack.Reading{}, bytes: map[string]int{}}
+	c := &consumer{t: t, limit: 1024, got: map[key]pack.Reading{}, in: map[key]string{}, schemas: packed.Receiver{Dir: t.TempDir()}}
 	o := paho.NewClientOptions().AddBroker(strings.Replace(url, "mqtt://", "tcp://", 1)).SetClientID("consumer").SetCleanSession(false).
 		SetConnectRetry(true).SetConnectRetryInterval(100 * time.Millisecond).SetMaxReconnectInterval(200 * time.Millisecond).SetKeepAlive(5 * time.Second)
 	o.SetOnConnectHandler(func(client paho.Client) {
-		if client.SubscribeMultiple(map[string]byte{"homeward/acme/cold/gw-1/readings": 1, "homeward/acme/cold/gw-1/alarms": 1}, c.take).WaitTimeout(patience) {
+		if client.SubscribeMultiple(map[string]byte{"homeward/acme/cold/gw-1/readings": 1, "homeward/acme/cold/gw-1/alarms": 1, "homeward/acme/cold/gw-1/schema/+": 1}, c.take).WaitTimeout(patience) {
 			c.heard.Add(1)
 		}
 	})
@@ -265,30 +269,44 @@ func consume(t *testing.T, url string) *consumer {
 }
 
 func (c *consumer) take(_ paho.Client, m paho.Message) {
-	p, err := pack.Decode(m.Payload())
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if packed.Is(m.Payload()) {
+		c.packs++
+	}
+	ps, err := c.schemas.Take(m.Topic(), m.Payload())
+	if err == nil && strings.Contains(m.Topic(), "/schema/") {
+		err = c.schemas.Released(m.Payload())
+	} else if len(m.Payload()) > c.limit {
+		c.wrong = append(c.wrong, fmt.Sprintf("payload of %d bytes", len(m.Payload())))
+	}
 	if err != nil {
 		c.wrong = append(c.wrong, err.Error())
 		return
 	}
-	if len(m.Payload()) > c.limit {
-		c.wrong = append(c.wrong, fmt.Sprintf("payload of %d bytes", len(m.Payload())))
+	for _, p := range ps {
+		c.keep(p, string(m.Payload()), strings.HasSuffix(m.Topic(), "/alarms"))
 	}
-	c.bytes[string(m.Payload())]++
+}
+
+// keep takes what a payload holds. What comes again comes in the same bytes.
+func (c *consumer) keep(p pack.Payload, payload string, alarm bool) {
 	c.gaps = append(c.gaps, p.Gaps...)
 	for _, r := range p.Readings {
 		k := key{p.Gateway, p.Epoch, r.Seq}
 		if old, ok := c.got[k]; ok {
 			c.repeats++
-			if old != r {
-				c.wrong = append(c.wrong, fmt.Sprintf("%v was %v and is %v", k, old, r))
+			if packed.Is([]byte(payload[:1])) {
+				c.packedAgain++
+			}
+			if old != r || c.in[k] != payload {
+				c.wrong = append(c.wrong, fmt.Sprintf("%v was %v and is %v; in %.200q, now in %.200q", k, old, r, c.in[k], payload))
 			}
 			continue
 		}
-		c.got[k] = r
+		c.got[k], c.in[k] = r, payload
 		c.order = append(c.order, k)
-		if strings.HasSuffix(m.Topic(), "/alarms") {
+		if alarm {
 			c.alarms = append(c.alarms, r)
 		}
 	}
@@ -320,6 +338,13 @@ func (c *consumer) count() int {
 	return len(c.got)
 }
 
+// countPacked is how many packed payloads have come.
+func (c *consumer) countPacked() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.packs
+}
+
 // counter returns the values of register 0 in the order of sequence numbers.
 func counter(list []pack.Reading) (values []int, times []int64) {
 	for _, r := range list {
@@ -341,13 +366,26 @@ func rounds(short, campaign int) int {
 type restart struct{ from, to int64 }
 
 // TestKill9 kills the gateway again and again while it samples ten registers ten times a second: nothing that it sampled is lost,
-// nothing is left twice after dropping by key, and the order of the numbers is the order of sampling.
+// nothing is left twice after dropping by key, what comes again comes in the same bytes, and the order of the numbers is the
+// order of sampling.
 func TestKill9(t *testing.T) {
+	for _, format := range []string{pack.FormatRows, pack.FormatPacked} {
+		t.Run(format, func(t *testing.T) { kill9(t, format) })
+	}
+}
+
+func kill9(t *testing.T, format string) {
+	t.Parallel()
 	s := newSite(t)
 	m := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{})
 	c := consume(t, m.URL)
+	s.extra = "publish: {format: " + format + ", max_age: 1s, alarms: [{channel: unit/r1, above: 100}]}\n"
 	s.configure(m.URL)
-	n := rounds(5, 50)
+	n := rounds(4, 50)
+	count := c.count
+	if format == pack.FormatPacked { // of each life the first payloads may be rows, until the home has the schema
+		count = c.countPacked
+	}
 	restarts := make([]restart, n)
 	for i := range n {
 		s.start()
@@ -362,8 +400,8 @@ func TestKill9(t *testing.T) {
 		if i%2 == 0 {
 			time.Sleep(rand.N(2500 * time.Millisecond))
 		} else { // right behind a payload's arrival: its acknowledgement may not have been recorded
-			came := c.count()
-			for end := time.Now().Add(patience); c.count() == came; time.Sleep(100 * time.Microsecond) {
+			came := count()
+			for end := time.Now().Add(patience); count() == came; time.Sleep(100 * time.Microsecond) {
 				require.True(t, time.Now().Before(end), "nothing comes")
 			}
 		}
@@ -400,8 +438,8 @@ func TestKill9(t *testing.T) {
 			lost += values[i] - previous - 1
 		}
 		lost += served - values[len(values)-1]
-		t.Logf("%d kills: %d polls served, %d delivered, %d cut off in the middle of a poll, %d repeats dropped, %d alarms, %d pauses over a second, %d of them outside of a restart",
-			n, served, len(values), lost, c.repeats, len(c.alarms), pauses, quiet)
+		t.Logf("%d kills: %d polls served, %d delivered, %d cut off in the middle of a poll, %d packed payloads, %d repeats dropped, %d of them of packed payloads, %d alarms, %d pauses over a second, %d of them outside of a restart",
+			n, served, len(values), lost, c.packs, c.repeats, c.packedAgain, len(c.alarms), pauses, quiet)
 		// A poll that was served and not yet appended when the kill came is no reading yet: at most one a kill.
 		require.LessOrEqual(t, lost, n, "readings were lost")
 		require.Zero(t, quiet, "a second without a sample outside of a restart")
