@@ -416,16 +416,20 @@ func (a *Agent) operationsStatus() status.Operations {
 		percent := float64(o.Used) / float64(n) * 100
 		o.Budget, o.Percent, o.Reserve, o.PerHour = &budget, &percent, &r.Reserve, &r.PerHour
 		pub, _, _ := a.pubStatus()
-		switch {
-		case r.Left < 1 || o.Used >= budget:
-			o.LimitState = c.Operations.AtLimit
-		case pub.MaxAgeS > time.Duration(c.Publish.MaxAge).Seconds():
-			o.LimitState = "stretched"
-		default:
-			o.LimitState = "below"
-		}
+		o.LimitState = limitState(c, r, pub.MaxAgeS, a.thinning(pub.MaxAgeS))
 	}
 	return o
+}
+
+// thinning says that readings have been replaced by aggregates lately.
+func (a *Agent) thinning(maxAge float64) bool {
+	if a.pub == nil {
+		return false
+	}
+	a.pub.mu.Lock()
+	defer a.pub.mu.Unlock()
+	at := a.pub.thinnedAt
+	return at > 0 && a.Clock.Stamp().Mono-at < max(time.Hour, time.Duration(3*maxAge)*time.Second)
 }
 
 func (a *Agent) operationProblems() {

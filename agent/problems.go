@@ -42,6 +42,7 @@ const (
 	CodeOps70          Code = "operations.70"
 	CodeOps90          Code = "operations.90"
 	CodeOps100         Code = "operations.100"
+	CodeHeld           Code = "operations.held"
 	CodeStatusListen   Code = "status.listen"
 )
 

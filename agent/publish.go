@@ -20,6 +20,7 @@ import (
 	"homeward/agent/pack/packed"
 	"homeward/agent/status"
 	"homeward/buffer"
+	"homeward/drivers"
 )
 
 const (
@@ -75,6 +76,9 @@ type publisher struct {
 	lessons context.Context // of its goroutines: Run's
 
 	sends sends // only Run touches it
+	each  each  // only Run touches it
+	// When readings were last thinned, on the monotonic clock; 0 never.
+	thinnedAt time.Duration
 
 	cuts int // sessions that ended at a proof of the largest payload, and none that passed it; only Run touches it
 }
@@ -231,6 +235,7 @@ type flight struct {
 // run is a payload being filled.
 type run struct {
 	rows   pack.Writer
+	made   bool // of aggregates, at least the first
 	from   buffer.Seq
 	next   buffer.Seq
 	gaps   []buffer.Gap
@@ -242,25 +247,27 @@ type run struct {
 // session is one connection's worth of publishing. Only its goroutine touches it.
 type session struct {
 	*publisher
-	link    cloud.Session
-	cfg     *config.Publish
-	window  int
-	limit   int               // bytes of a payload
-	proven  int               // bytes of the largest payload that comes through; 0: not proven
-	flights []*flight         // oldest first
-	again   []*buffer.Attempt // to be tried again, oldest first
-	acks    chan acked
-	over    chan struct{} // closed when nobody takes acks any more
-	live    run
-	backlog run
-	border  buffer.Seq       // live readings start here
-	drained bool             // no backlog below the border
-	blocked bool             // the in-flight bound was met: wait for an acknowledgement
-	packing *packing         // nil: not wanted, or not to be had
-	packs   bool             // the home has the schema
-	better  *packing         // learnt, and on its way to the home
-	calm    <-chan time.Time // when the home's rate allows more; nil: it does
-	unheard bool             // the receiver owes its word: the broker's acknowledgement does not end that problem
+	link                cloud.Session
+	cfg                 *config.Publish
+	window              int
+	limit               int               // bytes of a payload
+	proven              int               // bytes of the largest payload that comes through; 0: not proven
+	flights             []*flight         // oldest first
+	again               []*buffer.Attempt // to be tried again, oldest first
+	acks                chan acked
+	over                chan struct{} // closed when nobody takes acks any more
+	live                run
+	backlog             run
+	border              buffer.Seq       // live readings start here
+	drained             bool             // no backlog below the border
+	blocked             bool             // the in-flight bound was met: wait for an acknowledgement
+	packing             *packing         // nil: not wanted, or not to be had
+	packs               bool             // the home has the schema
+	better              *packing         // learnt, and on its way to the home
+	calm                <-chan time.Time // when the home's rate allows more; nil: it does
+	heldLive, heldAlarm bool             // the budget keeps what is due
+
+	unheard bool // the receiver owes its word: the broker's acknowledgement does not end that problem
 }
 
 type acked struct {
@@ -587,6 +594,7 @@ func (s *session) run(ctx context.Context) (err error) {
 			if err := s.late(); err != nil {
 				return err
 			}
+			s.hold()
 			tell()
 			if s.packs {
 				s.teacher.teach(s.lessons, s.packing, s.sets(), s.limit, s.log)
@@ -787,7 +795,14 @@ func (s *session) fill() {
 			return
 		}
 		s.extend(&s.live, s.border, 0)
-		if s.due(&s.live) && s.may(ledger.Live, s.cost(&s.live)) {
+		due := s.due(&s.live)
+		allowed := due && s.may(ledger.Live, s.cost(&s.live))
+		s.heldLive = due && !allowed
+		if allowed {
+			if live, _ := s.ledger.Spendable(); s.live.full && s.live.closed == nil && s.thin(s.border, 0, live) {
+				s.live = run{}
+				continue
+			}
 			if s.depart(&s.live, false) {
 				continue
 			}
@@ -814,6 +829,10 @@ func (s *session) fill() {
 		}
 		s.extend(&s.backlog, 0, s.border)
 		if s.backlog.full {
+			if _, saved := s.ledger.Spendable(); s.backlog.closed == nil && s.thin(s.backlog.from, s.border, min(saved, mostBacklog)) {
+				s.backlog = run{} // the aggregates come after what is live
+				continue
+			}
 			if s.may(ledger.Backlog, s.cost(&s.backlog)) && s.depart(&s.backlog, true) {
 				continue
 			}
@@ -836,6 +855,9 @@ func (s *session) alarmsWait() bool {
 	defer s.mu.Unlock()
 	return len(s.alarms) > 0
 }
+
+// mostBacklog payloads are made of a backlog that is thinned.
+const mostBacklog = 8
 
 // may asks the ledger.
 func (s *session) may(k ledger.Kind, cost int) bool {
@@ -974,7 +996,8 @@ func (s *session) part(rows pack.Writer, st buffer.Stored) int {
 func (s *session) start(r *run, st buffer.Stored) {
 	h := s.header
 	h.First = uint64(st.First)
-	*r = run{rows: s.writer(h, st), from: st.First, next: st.First, oldest: st}
+	made := len(st.Readings) > 0 && st.Readings[0].Quality == drivers.Aggregate
+	*r = run{rows: s.writer(h, st), made: made, from: st.First, next: st.First, oldest: st}
 }
 
 // writer is of the configured format; what no schema has goes as rows.
@@ -1065,6 +1088,7 @@ func (s *session) depart(r *run, backlog bool) bool {
 		var n int
 		r.closed, n = r.rows.Close()
 		r.next = r.from + buffer.Seq(n) // what did not fit after all begins the next
+		s.each.learn(n, len(r.closed), s.limit, r.made)
 		if n == 0 && r.rows.Len() > 0 {
 			s.log.Error("a payload was too small for its first reading", "bytes", s.limit)
 			s.packs = false // as rows it will be split, or given up
@@ -1188,7 +1212,7 @@ func (s *session) sendAlarm() bool {
 		if rows.Len() > 0 {
 			payload, _ := rows.Close()
 			a := buffer.Attempt{Range: buffer.Range{From: first, To: first + buffer.Seq(n) - 1}, Payload: payload, Alarm: true, Cost: s.rule().Cost(len(payload))}
-			if !s.may(ledger.Alarm, a.Cost) || !s.fix(a, false) {
+			if s.heldAlarm = !s.may(ledger.Alarm, a.Cost); s.heldAlarm || !s.fix(a, false) {
 				return false
 			}
 			if err := s.buf.Flush(); err != nil {

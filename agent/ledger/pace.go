@@ -112,7 +112,7 @@ func (l *Ledger) spend(k Kind, cost float64) {
 		return
 	}
 	first, second := &l.acc.Live, &l.acc.Saved
-	if k == Backlog {
+	if k == Backlog || *first < cost && *second >= cost {
 		first, second = second, first
 	}
 	if *first -= cost; *first < 0 {
@@ -122,8 +122,8 @@ func (l *Ledger) spend(k Kind, cost float64) {
 
 // May says whether a publish of the cost may leave now. backlog tells the ledger whether there is one, which is then given its share.
 //
-// An alarm may while the budget has anything left. Live readings may while live holds the cost, a backlog while what is saved does; each
-// may use the other's where it is full. With [Continue], and without a budget, everything may.
+// An alarm may while the budget has anything left. Live readings may while live holds the cost, or what is saved while there is no backlog; a
+// backlog while what is saved does, or live is full. With [Continue], and without a budget, everything may.
 func (l *Ledger) May(k Kind, cost int, backlog bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -149,7 +149,7 @@ func (l *Ledger) May(k Kind, cost int, backlog bool) bool {
 		return l.acc.Saved >= c || full && l.acc.Live+l.acc.Saved >= c
 	default:
 		// A payload that costs more than live ever holds leaves when it is full.
-		return l.acc.Live >= min(c, room(b)) && l.acc.Live+l.acc.Saved >= min(c, room(b))
+		return l.acc.Live >= min(c, room(b)) || !backlog && l.acc.Saved >= c
 	}
 }
 
@@ -162,6 +162,14 @@ func (l *Ledger) Spendable() (live, backlog float64) {
 		return math.Inf(1), math.Inf(1)
 	}
 	return l.acc.Live, l.acc.Saved
+}
+
+// AtLimit is what happens to what the budget does not carry; "" where there is none.
+func (l *Ledger) AtLimit() string {
+	if b := l.o.Budget(); b.Operations > 0 {
+		return b.AtLimit
+	}
+	return ""
 }
 
 // MaxAge is how long an ordinary reading may wait now: least, or longer where the budget would not last. cost is that of a

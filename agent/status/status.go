@@ -94,7 +94,8 @@ type Publish struct {
 	Format       string     `json:"format"`
 	BacklogShare float64    `json:"backlog_share"` // of the payloads acknowledged in the last minute, 0 to 1
 	Connects     uint64     `json:"connects"`
-	MaxAgeS      float64    `json:"max_age_s"`
+	MaxAgeS      float64    `json:"max_age_s"` // how long a reading may wait now
+	Thinned      uint64     `json:"thinned"`   // readings that aggregates stand for
 }
 
 // Operations is the gateway's own count; it never claims to equal a bill.
@@ -104,7 +105,7 @@ type Operations struct {
 	Budget        *uint64     `json:"budget"`          // nil: none configured
 	Percent       *float64    `json:"percent"`         // of the budget
 	Forecast      uint64      `json:"forecast"`        // at the month's end, at the rate of the last day
-	LimitState    string      `json:"limit_state"`     // none, below, stretched (readings wait longer than max_age), or operations.at_limit once nothing is left for readings
+	LimitState    string      `json:"limit_state"`     // none, below, stretched (readings wait longer than max_age), thin (readings have given way to aggregates lately), or operations.at_limit once nothing is left for readings
 	Reserve       *uint64     `json:"reserve"`         // of the budget, for alarms; nil: no budget
 	PerHour       *float64    `json:"per_hour"`        // that the budget allows from now on; nil: no budget
 	Alarms        uint64      `json:"alarms"`          // of Used
