@@ -152,13 +152,13 @@ func (b *Buffer) settle(job *sealJob) error {
 	var err error
 	if job != nil {
 		for {
-			if err = b.seal(job, false); err == nil || !errors.Is(err, errNoRoom) || !b.evictOldest(b.tightness()) {
+			if err = b.seal(job, false, false); err == nil || !errors.Is(err, errNoRoom) || !b.evictOldest(b.tightness()) {
 				break
 			}
 		}
 		for err != nil && noSpace(err) && !errors.Is(err, errNoRoom) { // what has its outcome by now needs no room, and gives some
 			freed := b.removeDamaged() || b.freeDone()
-			if err = b.seal(job, true); !freed {
+			if err = b.seal(job, true, !freed); !freed {
 				break
 			}
 		}
@@ -249,8 +249,8 @@ func (b *Buffer) freeDone() bool {
 }
 
 // seal turns a half into blocks. Each step may be repeated after a crash or an error: the segments' commits, meta.db's commit, reuse.
-// lean: what got its outcome since the half was full is left out too, as the other half says, and so are originals of aggregates.
-func (b *Buffer) seal(job *sealJob, lean bool) (err error) {
+// lean: what got its outcome since the half was full is left out too; the other half says so. bare: originals of aggregates are left out.
+func (b *Buffer) seal(job *sealJob, lean, bare bool) (err error) {
 	done := job.snap.done
 	b.mu.Lock()
 	if lean && b.unwritten == 0 {
@@ -300,7 +300,7 @@ func (b *Buffer) seal(job *sealJob, lean bool) (err error) {
 		b.mu.Lock()
 		l := b.lane(e)
 		b.mu.Unlock()
-		ps, out := b.unsealed(l, done[e], polls[e], lean)
+		ps, out := b.unsealed(l, done[e], polls[e], bare)
 		left[l] = out
 		if err := b.store(l, ps); err != nil {
 			return err
@@ -314,13 +314,13 @@ func (b *Buffer) seal(job *sealJob, lean bool) (err error) {
 	return nil
 }
 
-// unsealed leaves out what a segment has already, and what has its outcome at the beginning and the end (out), but unless lean the
+// unsealed leaves out what a segment has already, and what has its outcome at the beginning and the end (out), but unless bare the
 // originals of aggregates stay.
-func (b *Buffer) unsealed(l *lane, done *rangeSet, ps []poll, lean bool) (in []poll, out []Range) {
+func (b *Buffer) unsealed(l *lane, done *rangeSet, ps []poll, bare bool) (in []poll, out []Range) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	over := func(p *poll) bool {
-		return done != nil && done.has(p.span()) && (lean || !l.kept.overlaps(p.span()))
+		return done != nil && done.has(p.span()) && (bare || !l.kept.overlaps(p.span()))
 	}
 	in = slices.DeleteFunc(ps, func(p poll) bool {
 		for _, s := range l.segs {

@@ -400,7 +400,7 @@ func (th *thinner) check(b *Buffer, l *Lane) (kept uint64) {
 		}
 	}
 	require.Empty(t, open, "what is open is exported")
-	require.Equal(t, kept, b.Stats().ThinnedKept)
+	require.Equal(t, kept, st.ThinnedKept)
 	require.Empty(t, b.Verify())
 	return kept
 }
@@ -749,4 +749,81 @@ func TestDamagedThinning(t *testing.T) {
 		require.Contains(t, []uint64{0, 200}, k[1])
 	}
 	require.Greater(t, len(seen), 2, "%v", seen)
+}
+
+// An eviction and then a kill, before meta.db knows: what is said to be kept is what is there.
+func TestKilledAfterAnEviction(t *testing.T) {
+	dir, opt, th := thinnedSite(t)
+	b := mustOpen(t, dir, opt)
+	require.True(t, b.evictOldest(ShortMaxBytes))
+	require.Equal(t, uint64(8000), th.check(b, mustLane(t, b, 1)))
+	b.end()
+	for range 2 {
+		b = mustOpen(t, dir, opt)
+		require.Equal(t, uint64(8000), b.Stats().ThinnedKept)
+		require.Equal(t, uint64(8000), th.check(b, mustLane(t, b, 1)))
+		require.NoError(t, b.Close())
+	}
+}
+
+// Aggregates are of the boots of what they are made of, and repaired with it; the oldest reading is of this boot all the same.
+func TestAggregatesOfAnEarlierBoot(t *testing.T) {
+	dir := t.TempDir()
+	opt := Options{Clock: stillClock{time.Unix(1e9, 0)}}
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	earlier := func(s int) drivers.Stamp {
+		return drivers.Stamp{Boot: [16]byte{9}, Mono: time.Duration(s) * time.Second, Wall: 5}
+	}
+	for i := range 10 {
+		_, err := l.Append(Poll{Stamp: earlier(i), Readings: pollAt(i, 1).Readings})
+		require.NoError(t, err)
+	}
+	_, err := l.Append(pollAt(20, 1))
+	require.NoError(t, err)
+	first := readAll(t, l, 1)[0]
+	require.Equal(t, earlier(0), first.Stamp())
+	a := aggregate(0)
+	a.Stamp = first.Stamp()
+	_, err = l.Thin(Range{1, 10}, []Poll{a})
+	require.NoError(t, err)
+	require.NoError(t, b.Anchor([16]byte{9}, 0, 1_600_000_000_000))
+	for range 2 {
+		require.Equal(t, 20*time.Second, b.Stats().OldestMono)
+		open := readAll(t, mustLane(t, b, 1), 1)
+		require.Len(t, open, 2)
+		require.Equal(t, int64(1_600_000_000_000), open[1].Time)
+		b.end()
+		b = mustOpen(t, dir, opt)
+	}
+}
+
+// On a full disk originals that were never sealed go last, where nothing else makes room, and are then not said to be there.
+func TestOriginalsInTheLogOnAFullDisk(t *testing.T) {
+	b, full := fullDisk(t, t.TempDir(), Options{Seal: time.Hour, Clock: stillClock{time.Unix(1e9, 0)}})
+	l := mustLane(t, b, 1)
+	th := &thinner{t: t, polls: map[Seq]Poll{}}
+	round := func() {
+		from := l.Next()
+		for i := range 50 {
+			require.NoError(t, th.append(l, pollAt(i, 10)))
+		}
+		require.NoError(t, th.thin(l, Range{from, from + 499}, aggregate(0)))
+		a, err := l.Fix(Attempt{Range: Range{from + 500, from + 502}})
+		require.NoError(t, err)
+		require.NoError(t, l.Ack(a.ID))
+	}
+	round()
+	require.NoError(t, b.SealNow())
+	require.Equal(t, uint64(500), th.check(b, l))
+	full.Store(true)
+	round()
+	require.Equal(t, uint64(1000), th.check(b, l), "the log holds them")
+	require.NoError(t, b.SealNow(), "nothing is left that needs room")
+	require.Zero(t, th.check(b, l))
+	require.Empty(t, l.l.segs)
+	full.Store(false)
+	round()
+	require.NoError(t, b.SealNow())
+	require.Equal(t, uint64(500), th.check(b, l))
 }
