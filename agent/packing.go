@@ -96,6 +96,14 @@ func (s *session) plain(h pack.Header) pack.Writer {
 	return pack.New(s.cfg.Format, h, s.limit)
 }
 
+// costs says how many data operations a payload is.
+func (s *session) costs(payload []byte) int {
+	if s.cloud.Limits().Wraps {
+		return s.rule().Cost(pack.Wrapped(payload))
+	}
+	return s.rule().Cost(len(payload))
+}
+
 // radix is that of packed payloads: JSON has no bytes.
 func (s *session) radix() packed.Radix {
 	r := packed.RadixOf(s.cfg.Encoding)

@@ -49,7 +49,7 @@ func (d *desk) readings(t *testing.T, want int) (packs int) {
 	for _, a := range d.home.arrivals() {
 		if packed.Is([]byte(a.bytes)) {
 			packs++
-			require.LessOrEqual(t, len(a.bytes), 1024)
+			require.LessOrEqual(t, len(a.bytes), int(d.cfg.Load().MaxBytes))
 		}
 		for _, r := range a.payload.Readings {
 			if old, known := seen[r.Seq]; known {
@@ -178,8 +178,8 @@ func (w wrapping) Limits() cloud.Limits {
 	return l
 }
 
-// TestEncodings: packed payloads have the letters that publish.encoding names, text where the home wraps them, and no payload is
-// longer than publish.max_bytes as the home counts.
+// TestEncodings: packed payloads have the letters that publish.encoding names, text where the home wraps them, no payload is
+// longer than publish.max_bytes as the home counts, and operations are counted so.
 func TestEncodings(t *testing.T) {
 	for _, tc := range []struct {
 		encoding string
@@ -188,11 +188,12 @@ func TestEncodings(t *testing.T) {
 	}{{"text", false, "!#"}, {"text85", false, "%("}, {"binary", false, "\x01\x02"}, {"text", true, "!#"}, {"text85", true, "%("}, {"binary", true, "!#"}} {
 		synctest.Test(t, func(t *testing.T) {
 			d := packedDesk(t)
-			d.cfg.Load().Encoding = tc.encoding
+			const limit = 3000
+			d.cfg.Load().Encoding, d.cfg.Load().MaxBytes = tc.encoding, limit
 			if tc.wraps {
 				d.cloud = wrapping{d.home}
 			}
-			for i := range 300 {
+			for i := range 600 {
 				d.append(t, fmt.Sprintf("old/\"%d\"", i%8), float64(i), false) // has no schema
 			}
 			d.run(t)
@@ -202,20 +203,23 @@ func TestEncodings(t *testing.T) {
 			}
 			time.Sleep(2 * time.Minute)
 			require.Positive(t, d.readings(t, int(d.lane.Next()-1)))
-			rows := 0
+			rows, cost := 0, 0
 			for _, a := range d.home.arrivals() {
 				size := len(a.bytes)
 				if tc.wraps {
 					size = pack.Wrapped([]byte(a.bytes))
 				}
-				require.LessOrEqual(t, size, 1024)
+				require.LessOrEqual(t, size, limit)
+				cost += (size + 1023) / 1024
 				if a.bytes[0] == '{' {
 					rows = max(rows, size)
 					continue
 				}
 				require.Contains(t, tc.begins, a.bytes[:1], "%s, wrapped %t", tc.encoding, tc.wraps)
 			}
-			require.Greater(t, rows, 1000, "and filled")
+			require.Greater(t, rows, limit-50, "and filled")
+			v, _, _ := d.status()
+			require.EqualValues(t, cost, v.Operations)
 			d.end(t)
 		})
 	}

@@ -868,7 +868,7 @@ func (s *session) may(k ledger.Kind, cost int) bool {
 func (s *session) cost(r *run) int {
 	switch {
 	case r.closed != nil:
-		return s.rule().Cost(len(r.closed))
+		return s.costs(r.closed)
 	case r.rows == nil:
 		return s.rule().Cost(0)
 	}
@@ -1101,7 +1101,7 @@ func (s *session) depart(r *run, backlog bool) bool {
 		s.blocked = true
 		return false
 	}
-	a := buffer.Attempt{Payload: payload, Cost: s.rule().Cost(len(payload))}
+	a := buffer.Attempt{Payload: payload, Cost: s.costs(payload)}
 	if r.next > r.from {
 		a.Range = buffer.Range{From: r.from, To: r.next - 1}
 	}
@@ -1211,7 +1211,7 @@ func (s *session) sendAlarm() bool {
 		}
 		if rows.Len() > 0 {
 			payload, _ := rows.Close()
-			a := buffer.Attempt{Range: buffer.Range{From: first, To: first + buffer.Seq(n) - 1}, Payload: payload, Alarm: true, Cost: s.rule().Cost(len(payload))}
+			a := buffer.Attempt{Range: buffer.Range{From: first, To: first + buffer.Seq(n) - 1}, Payload: payload, Alarm: true, Cost: s.costs(payload)}
 			if s.heldAlarm = !s.may(ledger.Alarm, a.Cost); s.heldAlarm || !s.fix(a, false) {
 				return false
 			}
