@@ -31,9 +31,9 @@ type feed struct {
 // event is one poll as it is recorded. One that is left out altogether has no readings.
 type event struct {
 	pack.Poll
-	at     int64 // Unix ms: when it was taken
-	sensor int
-	alarm  bool
+	at    int64 // Unix ms: when it was taken
+	alarm bool
+	again bool // the tape was played before
 }
 
 const startTime = int64(1_800_000_000_000) // Unix ms
@@ -147,7 +147,7 @@ func (f *feed) record(sensor int, at int64, readings []drivers.Reading) event {
 }
 
 func (f *feed) recordAt(sensor int, at int64, places []int32, readings []drivers.Reading) event {
-	e := event{at: at, sensor: sensor, Poll: pack.Poll{Time: f.c.Sensors[sensor].PublishedTime(at), Readings: readings[:0]}}
+	e := event{at: at, again: f.round > 0, Poll: pack.Poll{Time: f.c.Sensors[sensor].PublishedTime(at), Readings: readings[:0]}}
 	for i, r := range readings {
 		f.taken++
 		k := f.records[places[i]]
@@ -159,6 +159,52 @@ func (f *feed) recordAt(sensor int, at int64, places []int32, readings []drivers
 		}
 	}
 	return e
+}
+
+// reel is a feed less the polls that are left out altogether, which many simulations look at: they come in turn, and what one has seen
+// is kept for the next. It ends, for a simulation must.
+type reel struct {
+	fresh func() *feed
+	most  int  // polls, with those left out
+	keeps bool // few enough to be kept
+	feed  *feed
+	kept  []event
+}
+
+// from gives one poll after the other.
+func (r *reel) from() func() (event, bool) {
+	if !r.keeps {
+		f := r.fresh()
+		return func() (event, bool) { return r.pull(f) }
+	}
+	if r.feed == nil {
+		r.feed = r.fresh()
+	}
+	i := 0
+	return func() (event, bool) {
+		if i == len(r.kept) {
+			e, ok := r.pull(r.feed)
+			if !ok {
+				return e, false
+			}
+			r.kept = append(r.kept, e)
+		}
+		i++
+		return r.kept[i-1], true
+	}
+}
+
+func (r *reel) pull(f *feed) (event, bool) {
+	for f.raw < r.most {
+		e, ok := f.next()
+		if !ok {
+			break
+		}
+		if len(e.Readings) > 0 {
+			return e, true
+		}
+	}
+	return event{}, false
 }
 
 // source is a sensor with made-up values: they wander between min and max in steps of a hundredth, or those of its driver, and come

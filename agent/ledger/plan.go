@@ -75,6 +75,7 @@ type Measured struct {
 	Skipped  int      `json:"skipped,omitempty"` // lines of no use: of sensors that are disabled or channels that are gone, without value or time, aggregates
 	MadeUp   []string `json:"made_up,omitempty"` // sensors that the recording lacks
 	Missing  []string `json:"missing,omitempty"` // channels that it lacks of sensors that it has: not counted
+	Short    bool     `json:"short,omitempty"`   // too short to fill two packed payloads: their figures are rough
 }
 
 // Format is what one way of publishing brings.
@@ -439,6 +440,7 @@ type planner struct {
 	played                             float64 // readings kept in one playing of the tape
 	rounded, moved                     float64 // shares of values and times
 	known                              map[run]tally
+	reels                              map[*tape]*reel
 }
 
 // run is one simulation.
@@ -448,9 +450,22 @@ type run struct {
 }
 
 func newPlanner(c *config.Config, t *tape) *planner {
-	p := &planner{c: c, rule: Rule{PerBytes: int(c.Operations.PerBytes)}, tape: t, rest: t, channels: channelsOf(c), known: map[run]tally{}}
+	p := &planner{c: c, rule: Rule{PerBytes: int(c.Operations.PerBytes)}, tape: t, rest: t, channels: channelsOf(c), known: map[run]tally{}, reels: map[*tape]*reel{}}
 	p.survey()
 	return p
+}
+
+// play is what comes with a tape, from its beginning.
+func (p *planner) play(t *tape) func() (event, bool) {
+	r := p.reels[t]
+	if r == nil {
+		r = &reel{fresh: func() *feed { return newFeed(p.c, p.channels, t, allSensors) }, most: maxPolls, keeps: p.played <= maxKept}
+		if t != nil {
+			r.most = max(r.most, 2*len(t.rows))
+		}
+		p.reels[t] = r
+	}
+	return r.from()
 }
 
 // survey counts what a month brings: all that the tape has, and some polls of each sensor with made-up values.
@@ -581,6 +596,7 @@ func (x *Format) fill(p *planner, f *Forecast) error {
 	if err != nil {
 		return err
 	}
+	f.Measured.Short = f.Measured.Short || p.tape != nil && full.short && full.payloads < 2
 	x.Payloads, x.Operations = p.month(aged)
 	if aged.payloads > 0 {
 		x.ReadingsPerPayload = aged.readings / aged.payloads
@@ -620,14 +636,10 @@ func (p *planner) byAge() float64 {
 	t, ok := p.known[key]
 	if !ok {
 		leaves := p.leaves(key.age).Milliseconds()
-		f := newFeed(p.c, p.channels, p.tape, allSensors)
 		start := int64(math.MinInt64)
-		for f.raw < maxPolls {
-			e, ok := f.next()
-			if !ok {
-				break
-			}
-			if e.alarm || len(e.Readings) == 0 {
+		next := p.play(p.tape)
+		for e, ok := next(); ok; e, ok = next() {
+			if e.alarm {
 				continue
 			}
 			if start == math.MinInt64 || e.at-start >= leaves {
@@ -651,6 +663,7 @@ func (p *planner) byAge() float64 {
 type tally struct {
 	payloads, full, readings, bytes, cost float64
 	alarms, alarmPayloads, alarmCost      float64
+	short                                 bool // too little to fill enough
 }
 
 // The bounds of a simulation; beyond, the mean of made-up values no longer moves.
@@ -659,6 +672,7 @@ const (
 	maxPacked      = 10   // of packed ones, which hold many times as much
 	fewReadings    = 5000 // with fewer, up to 25 times as many payloads
 	maxPolls       = 200_000
+	maxKept        = 100_000 // readings of a recording that are kept for the next simulation
 	maxReadings    = 300_000 // of a recording, from parts of it that are spread over its time
 	maxPackedReads = 60_000
 	parts          = 6
@@ -707,26 +721,19 @@ func (s *simulation) run(format string) error {
 	if format == pack.FormatPacked {
 		enough, most, t = maxPacked, maxPackedReads, p.rest
 	}
-	f := newFeed(p.c, p.channels, t, allSensors)
-	polls := maxPolls
 	all, part := math.MaxInt, math.MaxInt // readings from one part of the recording to the next, and those of one
 	if t != nil {
-		polls = max(polls, 2*len(t.rows))
 		if most *= max(1, int(p.c.Publish.MaxBytes)/1024); p.played > float64(most) {
 			all, part = int(p.played)/parts, most/parts
 		}
 	}
-	skipping := false
-	for seen := 0; f.raw < polls; {
-		e, ok := f.next()
-		if !ok {
+	skipping, seen, next := false, 0, p.play(t)
+	for e, ok := next(); ok; e, ok = next() {
+		if e.again && format == pack.FormatPacked { // which would learn the recording by heart
 			break
 		}
-		if s.payloads >= enough && (s.readings >= fewReadings || s.payloads >= 25*enough) && (t == nil || f.round > 0) {
+		if s.payloads >= enough && (s.readings >= fewReadings || s.payloads >= 25*enough) && (t == nil || e.again) {
 			return nil
-		}
-		if len(e.Readings) == 0 {
-			continue
 		}
 		seen += len(e.Readings)
 		if skip := seen%all > part; skip {
@@ -751,10 +758,31 @@ func (s *simulation) run(format string) error {
 			return err
 		}
 	}
-	if s.payloads == 0 && len(s.inside) > 0 { // so many fit that none was full
-		return s.depart(false)
+	if s.payloads < enough && len(s.inside) > 0 && !skipping {
+		s.begun()
 	}
 	return nil
+}
+
+// begun counts the payload being filled for as much of one as it is: by its bytes, or by its age.
+func (s *simulation) begun() {
+	first := s.fresh()
+	first.Add(s.inside[0].Poll) // false: it is a part of one too large
+	size, least, most := float64(s.writer.Size()), float64(first.Size()), float64(s.p.c.Publish.MaxBytes)
+	share := float64(s.inside[len(s.inside)-1].at-s.inside[0].at) / float64(s.leaves)
+	if most > least {
+		share = max(share, (size-least)/(most-least))
+	}
+	share = min(max(share, 1.0/float64(1+len(s.inside))), 1)
+	payload, n := s.writer.Close()
+	if n == 0 {
+		return
+	}
+	s.payloads += share
+	s.readings += float64(n)
+	s.bytes += share * min(most, least+(size-least)/share)
+	s.cost += share * float64(s.p.rule.Cost(int(min(most, max(float64(len(payload)), least+(size-least)/share)))))
+	s.short = true
 }
 
 // take puts a poll into the payload, which leaves when it does not fit any more.
@@ -837,13 +865,9 @@ func (s *simulation) alarm(format string, e event) error {
 
 // oneByOne measures payloads that hold one reading each.
 func (p *planner) oneByOne(x *Format) error {
-	f := newFeed(p.c, p.channels, p.tape, allSensors)
 	n, bytes, cost := 0, 0, 0
-	for n < 1000 && f.raw < maxPolls {
-		e, ok := f.next()
-		if !ok {
-			break
-		}
+	next := p.play(p.tape)
+	for e, ok := next(); ok && n < 1000; e, ok = next() {
 		for _, r := range e.Readings {
 			w := pack.New(p.c.Publish.Format, p.header(), math.MaxInt) // packed: as alarms go, in rows
 			w.Add(pack.Poll{Time: e.Time, Readings: []drivers.Reading{r}})

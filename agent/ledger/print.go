@@ -95,6 +95,9 @@ func (f *Forecast) printMeasured(p *page) {
 	if len(m.MadeUp) > 0 {
 		more += fmt.Sprintf(" Made-up values for %s, which it has nothing of.", some(m.MadeUp))
 	}
+	if m.Short {
+		more += " That is too short to fill packed payloads: their figures are rough."
+	}
 	switch m.Source {
 	case "buffer":
 		p.say(head("measured"), "on the buffer of the gateway: %s readings in %s, as if the month went on so. What its dead-bands, on_change and resolutions left out is not in it.%s",
@@ -102,7 +105,7 @@ func (f *Forecast) printMeasured(p *page) {
 	case "recording":
 		name := many(len(m.Files), "file")
 		if len(m.Files) == 1 {
-			name = filepath.Base(m.Files[0])
+			name = brief(filepath.Base(m.Files[0]))
 		}
 		p.say(head("measured"), "on a recording, %s: %s readings in %s, as if the month went on so.%s", name, count(float64(m.Readings)), long(m.Seconds), more)
 	default:
@@ -142,18 +145,20 @@ func (f *Forecast) printFormats(p *page) {
 	for i := range all {
 		x := &all[i]
 		name := x.label()
-		if f.configured(x) {
+		if i == len(all)-1 {
+			name = "single readings"
+		} else if f.configured(x) {
 			name += " *"
 		}
 		r := []string{name, fmt.Sprintf("%.1f", x.ReadingsPerPayload), fmt.Sprintf("%.0f", x.BytesPerPayload), short(x.Payloads), short(x.Operations),
-			fmt.Sprintf("%.1f %%", x.PercentOfSingle), count(float64(x.Blocks))}
+			percent(x.PercentOfSingle), short(float64(x.Blocks))}
 		if x.Percent != nil {
-			r = append(r, fmt.Sprintf("%.1f %%", *x.Percent))
+			r = append(r, percent(*x.Percent))
 		}
 		rows = append(rows, r)
 	}
 	p.table(rows)
-	p.say("", "* as configured%s; blocks for %s", f.agedBy(), many(f.Gateways, "gateway"))
+	p.say("", "* as configured%s; single readings: one publish per reading; blocks for %s", f.agedBy(), many(f.Gateways, "gateway"))
 }
 
 // agedBy says what the table of formats was made with.
@@ -247,7 +252,7 @@ func (f *Forecast) printBudget(p *page) {
 		p.say(head("budget"), "none configured (operations.per_month)")
 		return
 	}
-	share := fmt.Sprintf("%s of %s operations, %.1f %%", count(f.Operations), count(float64(f.Budget)), *f.Percent)
+	share := fmt.Sprintf("%s of %s operations, %s", count(f.Operations), count(float64(f.Budget)), percent(*f.Percent))
 	if f.Reserve > 0 {
 		share += fmt.Sprintf("; %s of the budget are kept for alarms", count(f.Reserve))
 	}
@@ -336,12 +341,25 @@ func count(v float64) string {
 	return s
 }
 
-// short is count, in thousands where it is long: for tables.
+// short is count, in thousands or millions where it is long: for tables.
 func short(v float64) string {
-	if v >= 1e8 {
-		return count(v/1000) + "k"
+	switch {
+	case v >= 1e11:
+		return count(v/1e6) + "M"
+	case v >= 1e8:
+		return count(v/1e3) + "k"
 	}
 	return count(v)
+}
+
+func percent(v float64) string {
+	switch {
+	case v >= 1e5:
+		return ">99,999 %"
+	case v >= 1000:
+		return count(v) + " %"
+	}
+	return fmt.Sprintf("%.1f %%", v)
 }
 
 func many(n int, what string) string {
@@ -354,10 +372,23 @@ func many(n int, what string) string {
 // some names the first few.
 func some(names []string) string {
 	const most = 4
-	if len(names) > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	var list []string
+	for _, n := range names[:min(len(names), most)] {
+		list = append(list, brief(n))
 	}
-	return strings.Join(names, ", ")
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(list, ", "), len(names)-most)
+	}
+	return strings.Join(list, ", ")
+}
+
+// brief is a name that fits into a line.
+func brief(s string) string {
+	const most = 70
+	if r := []rune(s); len(r) > most {
+		return string(r[:most]) + "…"
+	}
+	return s
 }
 
 func span(seconds float64) string {

@@ -1,8 +1,12 @@
 package ledger_test
 
 import (
+	"bytes"
+	"flag"
+	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -24,5 +28,33 @@ func TestSamplesKeepTheirBudget(t *testing.T) {
 		if f.Percent != nil {
 			require.LessOrEqual(t, *f.Percent, 100.0, file)
 		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the plans in testdata")
+
+// What homeward plan prints, of a sample with made-up values and of a recording of it.
+func TestPlansAsPrinted(t *testing.T) {
+	c, err := config.Load("../../configs/homeward.yaml", all.Factories)
+	require.NoError(t, err)
+	for name, o := range map[string]ledger.PlanOptions{
+		"made-up": {Devices: 100, Prices: true, Thorough: true},
+		"recording": {Thorough: true, Freshness: 15 * time.Minute, Recording: func() *ledger.Recording {
+			r := ledger.NewRecording(c)
+			require.NoError(t, r.ReadFile("testdata/recording"))
+			return r
+		}()},
+	} {
+		f, err := ledger.Plan(c, o)
+		require.NoError(t, err)
+		var b bytes.Buffer
+		require.NoError(t, f.Print(&b))
+		file := filepath.Join("testdata", name+".txt")
+		if *update {
+			require.NoError(t, os.WriteFile(file, b.Bytes(), 0o644))
+		}
+		want, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.Equal(t, string(want), b.String(), "go test ./agent/ledger -run AsPrinted -update")
 	}
 }
