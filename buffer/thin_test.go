@@ -513,13 +513,13 @@ func TestOriginalsMakeRoom(t *testing.T) {
 			}
 			var spans []Range
 			for i := range 5 {
-				spans = append(spans, fill(2000))
+				spans = append(spans, fill(1000))
 				l.l.segs[i].full = true
 			}
 			require.NoError(t, th.thin(l, spans[3], aggregate(3)))
 			require.NoError(t, th.thin(l, spans[1], aggregate(1)))
 			require.NoError(t, b.SealNow())
-			require.Equal(t, uint64(40_000), th.check(b, l))
+			require.Equal(t, uint64(20_000), th.check(b, l))
 			tight.Store(true)
 			if short == ShortDisk { // until as much as a segment takes is free
 				had := len(l.l.segs)
@@ -536,7 +536,7 @@ func TestOriginalsMakeRoom(t *testing.T) {
 			require.NoError(t, b.SealNow())
 			tight.Store(false)
 			require.NoError(t, b.SealNow())
-			require.Equal(t, uint64(20_000), th.check(b, l))
+			require.Equal(t, uint64(10_000), th.check(b, l))
 			thinned, _ := exported(t, l)
 			require.Equal(t, []Range{spans[3]}, thinned, "the oldest of them")
 			require.Equal(t, b.Stats().Thinned, b.Stats().Dropped)
