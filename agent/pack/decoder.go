@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 )
 
 // Decoder reads payloads, one a line, and writes readings as JSON lines.
@@ -78,16 +79,36 @@ func (d Decoder) take(topic string, message []byte) ([]Payload, error) {
 	return []Payload{p}, nil
 }
 
-// splitTopic parts TOPIC MESSAGE. A message alone begins with what no topic of ours does, or has no level before its first blank.
+// splitTopic parts TOPIC MESSAGE. A message alone begins with what no topic of ours does, or has no level before its first
+// blank. Names in topics may have blanks: the message comes behind the first that ends what a topic of ours ends with; behind
+// the first at all where none does.
 func splitTopic(line []byte) (topic string, message []byte) {
 	if bytes.IndexByte([]byte("{[!#%("), line[0]) >= 0 {
 		return "", line
 	}
-	before, after, found := bytes.Cut(line, []byte(" "))
-	if !found || !bytes.Contains(before, []byte("/")) || len(after) == 0 {
+	first := bytes.IndexByte(line, ' ')
+	if first < 0 || bytes.IndexByte(line[:first], '/') < 0 || first == len(line)-1 {
 		return "", line
 	}
-	return string(before), after
+	for at := first; at < min(len(line)-1, maxTopic); at++ {
+		if line[at] == ' ' && endsTopic(line[:at]) {
+			return string(line[:at]), line[at+1:]
+		}
+	}
+	return string(line[:first]), line[first+1:]
+}
+
+// maxTopic bounds a topic, in bytes.
+const maxTopic = 1 << 16
+
+// endsTopic says whether a topic of ours may end here: prefix/organization/project/gateway/… with readings, alarms or schema/ID.
+func endsTopic(topic []byte) bool {
+	at := bytes.LastIndexByte(topic, '/')
+	before, last := topic[:at], topic[at+1:]
+	if _, err := strconv.ParseUint(string(last), 10, 32); err == nil && bytes.HasSuffix(before, []byte("/schema")) {
+		return bytes.Count(before, []byte("/")) == 4
+	}
+	return (string(last) == "readings" || string(last) == "alarms") && bytes.Count(before, []byte("/")) == 3
 }
 
 func (d Decoder) complain(line int, err error) int {

@@ -306,6 +306,25 @@ func TestDecoderPassesOverBadLines(t *testing.T) {
 	require.Equal(t, 5, strings.Count(out.String(), "\n"))
 }
 
+func TestSplitTopic(t *testing.T) {
+	for _, tc := range []struct{ line, topic, message string }{
+		{"homeward/acme/cold/gw-1/readings {\"gw\"", "homeward/acme/cold/gw-1/readings", "{\"gw\""},
+		{"homeward/acme/cold/gw-1/schema/17 {}", "homeward/acme/cold/gw-1/schema/17", "{}"},
+		{"homeward/Acme Ltd/cold chain 2/gw-1/alarms !x y/readings z", "homeward/Acme Ltd/cold chain 2/gw-1/alarms", "!x y/readings z"},
+		{"homeward/readings 1/schema/5 x/readings 7b", "homeward/readings 1/schema/5 x/readings", "7b"},
+		{"other/topic 7b7d", "other/topic", "7b7d"},
+		{"other/topic a b", "other/topic", "a b"},
+		{"{\"a/b\": 1}", "", "{\"a/b\": 1}"},
+		{"!/readings a", "", "!/readings a"},
+		{"7b7d", "", "7b7d"},
+		{"a b/c", "", "a b/c"},
+		{"a/b ", "", "a/b "},
+	} {
+		topic, message := splitTopic([]byte(tc.line))
+		require.Equal(t, []string{tc.topic, tc.message}, []string{topic, string(message)}, tc.line)
+	}
+}
+
 // reference decodes with the standard library alone, and leniently.
 func reference(t *testing.T, data []byte) (p Payload) {
 	var w struct {

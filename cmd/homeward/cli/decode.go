@@ -30,13 +30,13 @@ and one a gap:
 
 A packed payload needs its schema, which the home keeps beside it: listen to both, with their
 topics, and give a folder for the schemas. A payload whose schema is missing is kept there, and
-decoded when it comes.
+decoded when it comes. Binary payloads (publish.encoding: binary) come whole in hexadecimal alone.
 
 A line that is no payload is named on standard error; the others are decoded all the same,
 and the exit code is 1.`,
 		Example: `  mosquitto_sub -h broker -t 'homeward/+/+/+/readings' | homeward decode
   mosquitto_sub -h broker -v -t 'homeward/+/+/+/readings' -t 'homeward/+/+/+/schema/+' | homeward decode --schemas /var/lib/schemas
-  homeward decode --hex < payloads.txt`,
+  mosquitto_sub -h broker -F '%t %x' -t 'homeward/+/+/+/readings' -t 'homeward/+/+/+/schema/+' | homeward decode --hex --schemas /var/lib/schemas`,
 		Args: cmdline.NoArgs,
 	}
 	asHex := cmd.Flags().Bool("hex", false, "the messages are hexadecimal")
@@ -45,7 +45,14 @@ and the exit code is 1.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		receiver := packed.Receiver{Dir: *dir, Gateway: *gateway}
 		waiting := 0
-		d := pack.Decoder{Hex: *asHex, Take: receiver.Take, Bad: func(line int, err error) {
+		take := func(topic string, message []byte) ([]pack.Payload, error) {
+			ps, err := receiver.Take(topic, message)
+			if err != nil && !*asHex && (message[0] == 1 || message[0] == 2) {
+				err = fmt.Errorf("%w: is it binary? Lines carry that in hexadecimal alone: mosquitto_sub -F '%%t %%x', and --hex", err)
+			}
+			return ps, err
+		}
+		d := pack.Decoder{Hex: *asHex, Take: take, Bad: func(line int, err error) {
 			if errors.Is(err, packed.ErrWaiting) {
 				waiting++
 			}
