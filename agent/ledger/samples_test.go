@@ -56,5 +56,10 @@ func TestPlansAsPrinted(t *testing.T) {
 		want, err := os.ReadFile(file)
 		require.NoError(t, err)
 		require.Equal(t, string(want), b.String(), "go test ./agent/ledger -run AsPrinted -update")
+		if name == "recording" {
+			doc, err := os.ReadFile("../../docs/plan.md")
+			require.NoError(t, err)
+			require.Contains(t, string(doc), "```text\n"+b.String()+"```\n", "docs/plan.md shows it")
+		}
 	}
 }
