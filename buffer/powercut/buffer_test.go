@@ -42,7 +42,7 @@ func TestBuffer(t *testing.T) {
 	}
 	m := newModel()
 	var lives []lifeStart
-	var total struct{ ops, durable, lost, again, torn int }
+	var total struct{ ops, durable, lost, again, torn, thinned int }
 	for i := range n {
 		life := uint64(i + 1)
 		// Short lives reach what happens at the start, long ones all the rest; each fourth ends in a seal.
@@ -89,6 +89,11 @@ func TestBuffer(t *testing.T) {
 		if torn {
 			total.torn++
 		}
+		for _, o := range ops {
+			if o.Do == "thin" {
+				total.thinned++
+			}
+		}
 		total.ops += len(ops)
 		total.durable += durable
 		total.lost += len(ops) - at
@@ -96,8 +101,8 @@ func TestBuffer(t *testing.T) {
 			t.Logf("cut %d: %q", i, seen.Notes)
 		}
 	}
-	t.Logf("%d cuts (%d in a change of halves), %d more while recovering; %d operations, %d known to be durable, %d lost, none of those; %d readings appended, %d delivered, %d given up, %d left",
-		n, total.torn, total.again, total.ops, total.durable, total.lost, m.appended(), m.delivered, m.dropped, m.pending())
+	t.Logf("%d cuts (%d in a change of halves), %d more while recovering; %d operations (%d thinnings), %d known to be durable, %d lost, none of those; %d readings appended, %d delivered, %d given up, %d left",
+		n, total.torn, total.again, total.ops, total.thinned, total.durable, total.lost, m.appended(), m.delivered, m.dropped, m.pending())
 }
 
 func tail(lines []string) string {
