@@ -25,15 +25,17 @@ type feed struct {
 	tick  []int64
 	due   madeUp
 
-	raw, taken, changed int // so far: polls, readings, and readings that rounding changed
+	raw, taken, changed int   // so far: polls, those of the tape that are not read among them, readings, and readings that rounding changed
+	missed              []int // polls of the tape that are not read, by sensor
 }
 
 // event is one poll as it is recorded. One that is left out altogether has no readings.
 type event struct {
 	pack.Poll
-	at    int64 // Unix ms: when it was taken
-	alarm bool
-	again bool // the tape was played before
+	sensor int
+	at     int64 // Unix ms: when it was taken
+	alarm  bool
+	again  bool // the tape was played before
 }
 
 const startTime = int64(1_800_000_000_000) // Unix ms
@@ -46,7 +48,7 @@ const (
 
 // newFeed begins one. Of the sensors that the tape does not have, only one may bring made-up values.
 func newFeed(c *config.Config, k *channels, t *tape, only int) *feed {
-	f := &feed{c: c, channels: k, tape: t, records: make([]*config.Recorder, len(k.all)), tick: make([]int64, len(c.Sensors))}
+	f := &feed{c: c, channels: k, tape: t, records: make([]*config.Recorder, len(k.all)), tick: make([]int64, len(c.Sensors)), missed: make([]int, len(c.Sensors))}
 	start := startTime
 	if t != nil {
 		start = t.rows[0].at
@@ -73,8 +75,7 @@ func newFeed(c *config.Config, k *channels, t *tape, only int) *feed {
 
 // next is the poll that comes next; false: there is none, for nothing is read.
 func (f *feed) next() (event, bool) {
-	f.raw++
-	for f.tape != nil {
+	for f.raw++; f.tape != nil; f.raw++ {
 		if f.pos == len(f.tape.rows) {
 			f.pos, f.round = 0, f.round+1
 		}
@@ -119,6 +120,7 @@ func (f *feed) played(at int64) (event, bool) {
 	if tick := f.tick[sensor]; tick == math.MinInt64 {
 		f.tick[sensor] = at + every
 	} else if at < tick-every/10 {
+		f.missed[sensor]++
 		return event{}, false
 	} else {
 		f.tick[sensor] = tick + ((at-tick)/every+1)*every
@@ -147,7 +149,7 @@ func (f *feed) record(sensor int, at int64, readings []drivers.Reading) event {
 }
 
 func (f *feed) recordAt(sensor int, at int64, places []int32, readings []drivers.Reading) event {
-	e := event{at: at, again: f.round > 0, Poll: pack.Poll{Time: f.c.Sensors[sensor].PublishedTime(at), Readings: readings[:0]}}
+	e := event{at: at, sensor: sensor, again: f.round > 0, Poll: pack.Poll{Time: f.c.Sensors[sensor].PublishedTime(at), Readings: readings[:0]}}
 	for i, r := range readings {
 		f.taken++
 		k := f.records[places[i]]

@@ -470,36 +470,46 @@ func (p *planner) play(t *tape) func() (event, bool) {
 
 // survey counts what a month brings: all that the tape has, and some polls of each sensor with made-up values.
 func (p *planner) survey() {
+	type found struct{ polls, taken, kept, alarms, alarmReadings float64 }
 	looked, rounded, moved := 0, 0, 0
-	count := func(f *feed, month float64, more func() bool) (kept float64) {
-		var taken, alarms, alarmReadings float64
+	count := func(f *feed, more func() bool) []found {
+		by := make([]found, len(p.c.Sensors))
 		for more() {
 			before := f.taken
 			e, ok := f.next()
 			if !ok || f.round > 0 {
 				break
 			}
-			taken += float64(f.taken - before)
-			kept += float64(len(e.Readings))
+			x, n := &by[e.sensor], f.taken-before
+			x.polls++
+			x.taken += float64(n)
+			x.kept += float64(len(e.Readings))
 			if e.alarm {
-				alarms++
-				alarmReadings += float64(len(e.Readings))
+				x.alarms++
+				x.alarmReadings += float64(len(e.Readings))
 			}
-			if e.Time != e.at {
-				moved += f.taken - before
-			}
-			looked += f.taken - before
+			looked += n
+			moved += n * flag(e.Time != e.at)
 		}
 		rounded += f.changed
-		p.taken += taken * month
-		p.kept += kept * month
-		p.alarms += alarms * month
-		p.alarmReadings += alarmReadings * month
-		return kept
+		return by
+	}
+	add := func(x found, times float64) {
+		p.taken += x.taken * times
+		p.kept += x.kept * times
+		p.alarms += x.alarms * times
+		p.alarmReadings += x.alarmReadings * times
 	}
 	if p.tape != nil {
 		f := newFeed(p.c, p.channels, p.tape, noSensor)
-		p.played = count(f, monthSeconds/p.tape.length.Seconds(), func() bool { return f.pos < len(p.tape.rows) })
+		for i, x := range count(f, func() bool { return f.pos < len(p.tape.rows) }) {
+			p.played += x.kept
+			times := monthSeconds / p.tape.length.Seconds()
+			if f.missed[i] > 0 { // it is read at its own pace, which the recording's length may be no multiple of
+				times = min(times, monthSeconds/time.Duration(p.c.Sensors[i].Every).Seconds()/x.polls)
+			}
+			add(x, times)
+		}
 	}
 	for i := range p.c.Sensors {
 		s := &p.c.Sensors[i]
@@ -508,7 +518,8 @@ func (p *planner) survey() {
 		}
 		polls := max(50, min(2000, 20_000/len(s.Channels)))
 		f := newFeed(p.c, p.channels, nil, i)
-		count(f, monthSeconds/time.Duration(s.Every).Seconds()/float64(polls), func() bool { return f.raw < polls })
+		x := count(f, func() bool { return f.raw < polls })[i]
+		add(x, monthSeconds/time.Duration(s.Every).Seconds()/x.polls)
 	}
 	if looked > 0 {
 		p.rounded, p.moved = float64(rounded)/float64(looked), float64(moved)/float64(looked)

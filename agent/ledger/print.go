@@ -344,7 +344,7 @@ func count(v float64) string {
 // short is count, in thousands or millions where it is long: for tables.
 func short(v float64) string {
 	switch {
-	case v >= 1e11:
+	case v >= 1e10:
 		return count(v/1e6) + "M"
 	case v >= 1e8:
 		return count(v/1e3) + "k"

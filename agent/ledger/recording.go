@@ -285,6 +285,10 @@ func (r *Recording) wind(c *config.Config) (*tape, error) {
 		return nil, fmt.Errorf("ledger: the recording has too little: want a sensor's readings of at least two times (%d readings there)", len(r.rows))
 	}
 	pause := total / int64(most-len(joined))
+	if most := 10 * 366 * 24 * time.Hour; total+pause*int64(len(joined)) > most.Milliseconds() {
+		return nil, fmt.Errorf("ledger: the recording goes from %s to %s: want at most ten years; is there a clock that was not set?",
+			time.UnixMilli(joined[0].from).UTC().Format(time.DateOnly), time.UnixMilli(joined[len(joined)-1].to).UTC().Format(time.DateOnly))
+	}
 	t.length = time.Duration(total+pause*int64(len(joined))) * time.Millisecond
 	seconds := func(ms int64) int64 { return (ms + 999) / 1000 * 1000 }
 	shift, at := int64(0), 0

@@ -122,7 +122,7 @@ func TestRecordingSpans(t *testing.T) {
 // A sensor that was recorded more often than it is configured is read as it is configured; one recorded more rarely as it was.
 func TestRecordingFollowsEvery(t *testing.T) {
 	for every, want := range map[time.Duration]float64{
-		time.Second: 720, 10 * time.Second: 720, 20 * time.Second: 360, 15 * time.Second: 480, time.Minute: 120, 25 * time.Second: 288,
+		time.Second: 720, 10 * time.Second: 720, 20 * time.Second: 360, 15 * time.Second: 480, time.Minute: 120, 25 * time.Second: 288, 7 * time.Minute: 120.0 / 7, 24 * time.Hour: 2.0 / 24,
 	} {
 		c := room1(func(c *config.Config) { c.Sensors[0].Every = config.Duration(every) })
 		f := plan(t, c, PlanOptions{Recording: recorded(t, c, wave(noon, 360, 10*time.Second))})
@@ -184,6 +184,8 @@ func TestRecordingMistakes(t *testing.T) {
 	require.ErrorContains(t, NewRecording(c).ReadFile("/dev/null"), "not a file")
 	_, err := Plan(c, PlanOptions{Recording: recorded(t, c, "1000,room/humidity,1\n1000,room/temperature,1\n")})
 	require.ErrorContains(t, err, "at least two times (2 readings there)")
+	_, err = Plan(c, PlanOptions{Recording: recorded(t, c, fmt.Sprintf("1000,room/humidity,1\n%d,room/humidity,1\n", noon))})
+	require.ErrorContains(t, err, "from 1970-01-01 to 2023-11-14: want at most ten years; is there a clock that was not set?")
 	_, err = Plan(c, PlanOptions{Recording: NewRecording(c)})
 	require.ErrorContains(t, err, "at least two times")
 }
