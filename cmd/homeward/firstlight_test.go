@@ -39,8 +39,8 @@ func firstLight(t *testing.T, format string) {
 	if err != nil {
 		cloudtest.Without(t, "sudo apt-get install mosquitto-clients")
 	}
-	if exec.Command("/usr/bin/python3", "-c", "import pymodbus, serial").Run() != nil {
-		cloudtest.Without(t, "sudo apt-get install python3-pymodbus python3-serial")
+	if exec.Command("/usr/bin/python3", "-c", "import pymodbus, serial_asyncio").Run() != nil {
+		cloudtest.Without(t, "sudo apt-get install python3-pymodbus python3-serial-asyncio")
 	}
 	homeward, err := build()
 	require.NoError(t, err)

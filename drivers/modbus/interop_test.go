@@ -20,8 +20,8 @@ import (
 // pseudo-terminals.
 func TestInterop(t *testing.T) {
 	socat, err := exec.LookPath("socat")
-	if err != nil || exec.Command("/usr/bin/python3", "-c", "import pymodbus, serial").Run() != nil {
-		const need = "apt-get install socat python3-pymodbus python3-serial"
+	if err != nil || exec.Command("/usr/bin/python3", "-c", "import pymodbus, serial_asyncio").Run() != nil {
+		const need = "apt-get install socat python3-pymodbus python3-serial-asyncio"
 		if os.Getenv("CI") != "" {
 			t.Fatal(need)
 		}
@@ -52,8 +52,8 @@ func TestInterop(t *testing.T) {
 
 // TestInteropTCP reads pymodbus over TCP.
 func TestInteropTCP(t *testing.T) {
-	if exec.Command("/usr/bin/python3", "-c", "import pymodbus").Run() != nil {
-		const need = "apt-get install python3-pymodbus"
+	if exec.Command("/usr/bin/python3", "-c", "import pymodbus, serial_asyncio").Run() != nil {
+		const need = "apt-get install python3-pymodbus python3-serial-asyncio"
 		if os.Getenv("CI") != "" {
 			t.Fatal(need)
 		}
