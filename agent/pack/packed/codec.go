@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"unicode/utf8"
@@ -50,10 +49,11 @@ const maxReadings = 1 << 17
 // Coder packs and unpacks the payloads of one schema. It is safe for concurrent use; a [Writer] of it is not.
 type Coder struct {
 	schema *Schema
-	prior  model
+	prior  *prior
 	places map[string]seat
 	ratio  atomic.Uint64 // float64: bytes a reading in the last payload
-	spare  sync.Pool     // of *model
+	works  sync.Pool     // of *work, for writers
+	models sync.Pool     // of *model, for decoding
 }
 
 // seat is where a channel sits: in which group, and where in it.
@@ -71,100 +71,41 @@ func New(s *Schema) (*Coder, error) {
 			c.places[s.Channels[at].Name] = seat{g, i}
 		}
 	}
-	c.prior = model{schema: s, channels: make([]stream, len(s.Channels)), groups: make([]stream, len(s.Groups)), clocks: make([]clock, len(s.Groups))}
-	for i := range c.prior.channels {
-		c.prior.channels[i].reset()
-	}
-	for i := range c.prior.groups {
-		c.prior.groups[i].reset()
-	}
-	cold := c.prior.copy()
+	m := newModel(s)
+	c.prior = m.prior()
+	c.models.Put(m)
 	for i, text := range s.Primers {
-		warm, err := c.prime(&cold, text)
-		if err != nil {
+		if err := c.prime(text); err != nil {
 			return nil, fmt.Errorf("packed: schema %d: primer %d: %w", s.ID, i+1, err)
 		}
-		c.prior = *warm
 	}
 	return c, nil
 }
 
-// prime decodes a primer, which was coded without what others taught, and replays its records after those.
-func (c *Coder) prime(cold *model, text string) (*model, error) {
+// prime decodes a primer, which was coded with what those before it taught, and keeps what that teaches.
+func (c *Coder) prime(text string) error {
 	d, err := open([]byte(text))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if d.Schema != c.schema.ID || d.radix != Text {
-		return nil, fmt.Errorf("schema %d, radix %d: want %d and %d", d.Schema, d.radix, c.schema.ID, Text)
+		return fmt.Errorf("schema %d, radix %d: want %d and %d", d.Schema, d.radix, c.schema.ID, Text)
 	}
-	var records []record
-	fresh := cold.copy()
-	if err := d.records(&fresh, func(r *record) { records = append(records, r.clone()) }); err != nil {
-		return nil, err
+	m := c.model()
+	defer c.models.Put(m)
+	m.begin(c.prior, d.base)
+	if err := d.records(m, func(*record) {}); err != nil {
+		return err
 	}
-	m := c.prior.copy()
-	m.base = d.base
-	dry := coder{dry: true}
-	for i := range records {
-		m.ended(&dry, records[i].group, false)
-		m.record(&dry, &records[i])
-	}
-	m.settle()
-	return &m, nil
+	c.prior = m.prior()
+	return nil
 }
 
-// settle keeps what was learnt and forgets where the numbers stood.
-func (m *model) settle() {
-	for _, streams := range [][]stream{m.channels, m.groups} {
-		for i := range streams {
-			s := &streams[i]
-			s.history = history{guesses: s.guesses, memory: s.memory}
-			for j := range s.slots {
-				s.slots[j] = s.slots[j]&^255 | min(s.slots[j]&255, countPrior)
-			}
-		}
+func (c *Coder) model() *model {
+	if m, ok := c.models.Get().(*model); ok {
+		return m
 	}
-	clear(m.clocks)
-	m.base = 0
-}
-
-func (m *model) copy() model {
-	n := *m
-	n.channels, n.groups, n.clocks = slices.Clone(m.channels), slices.Clone(m.groups), slices.Clone(m.clocks)
-	return n
-}
-
-// borrow is a copy of o, which has this coder's schema.
-func (c *Coder) borrow(o *model) *model {
-	m, _ := c.spare.Get().(*model)
-	if m == nil {
-		n := o.copy()
-		return &n
-	}
-	m.set(o)
-	return m
-}
-
-// set makes m the same as o, which has the same schema.
-func (m *model) set(o *model) {
-	copy(m.channels, o.channels)
-	copy(m.groups, o.groups)
-	copy(m.clocks, o.clocks)
-	m.base = o.base
-}
-
-func (m *model) begin(base int64) {
-	m.base = base
-	for i := range m.clocks {
-		m.clocks[i].expected = base
-	}
-}
-
-func (r *record) clone() record {
-	n := *r
-	n.values, n.present, n.quality = slices.Clone(r.values), slices.Clone(r.present), slices.Clone(r.quality)
-	return n
+	return newModel(c.schema)
 }
 
 // Schema is the coder's; it may not be changed.
@@ -178,7 +119,7 @@ func (c *Coder) Fits(p pack.Poll) bool {
 
 // locate finds a poll's group and the places of its readings in it.
 func (c *Coder) locate(p pack.Poll, at []int) (group int, places []int, ok bool) {
-	if len(p.Readings) == 0 {
+	if len(p.Readings) == 0 || p.Time > maxTime/8 || p.Time < -maxTime/8 {
 		return 0, at, false
 	}
 	last := -1
@@ -369,7 +310,6 @@ func text(c *coder, s string) string {
 // records decodes the polls.
 func (d *Info) records(m *model, take func(*record)) error {
 	c := &d.coder
-	m.begin(d.base)
 	readings := 0
 	var r record
 	for n := 0; n < d.Polls; {
@@ -381,9 +321,9 @@ func (d *Info) records(m *model, take func(*record)) error {
 			continue
 		}
 		size := len(m.schema.Groups[g].Channels)
-		r = record{group: g, values: resize(r.values, size), present: resize(r.present, size), quality: resize(r.quality, size)}
-		for i := range size {
-			r.present[i], r.quality[i] = true, drivers.Good
+		r = record{group: g, values: resize(r.values, size), marks: resize(r.marks, size)}
+		for i := range r.marks {
+			r.marks[i] = mark(drivers.Good)
 		}
 		m.record(c, &r)
 		if readings += size; readings > maxReadings || c.bad != nil {
@@ -412,16 +352,17 @@ func (c *Coder) Decode(payload []byte) (pack.Payload, error) {
 		return pack.Payload{}, fmt.Errorf("packed: a payload of schema %d: this one is %d", d.Schema, c.schema.ID)
 	}
 	p := pack.Payload{Header: pack.Header{Gateway: cmp.Or(d.Gateway, c.schema.Gateway), Epoch: d.Epoch, First: d.First}, Gaps: d.Gaps}
-	m := c.borrow(&c.prior)
-	defer c.spare.Put(m)
+	m := c.model()
+	defer c.models.Put(m)
+	m.begin(c.prior, d.base)
 	err = d.records(m, func(r *record) {
 		for i, at := range c.schema.Groups[r.group].Channels {
-			if !r.present[i] {
+			if r.marks[i] == missing {
 				continue
 			}
 			ch := &c.schema.Channels[at]
 			p.Readings = append(p.Readings, pack.Reading{
-				Seq: d.First + uint64(len(p.Readings)), TimeMS: r.time, Channel: ch.Name, Value: r.values[i], Unit: drivers.Unit(ch.Unit), Quality: r.quality[i],
+				Seq: d.First + uint64(len(p.Readings)), TimeMS: r.time, Channel: ch.Name, Value: r.values[i], Unit: drivers.Unit(ch.Unit), Quality: drivers.Quality(r.marks[i]),
 			})
 		}
 	})

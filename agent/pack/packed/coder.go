@@ -18,6 +18,9 @@ type coder struct {
 	bad         error   // decoding: what cannot have been encoded
 	dry         bool    // nothing is coded: the model learns, and spent counts
 	spent       float64 // bits, as the model has them
+	undo        *undo   // what changes is kept, where not nil
+	place       [maxInputs]uint32
+	stretch     [maxInputs]int32 // and what they say
 }
 
 var errStream = errors.New("packed: damaged: no encoder writes this")
@@ -171,21 +174,10 @@ func (c *coder) tail() (n int, carry bool, digits uint64) {
 	}
 }
 
-// length is how many digits the whole would have if it ended here.
+// length is how many digits the whole would have if it ended here; at most one too many.
 func (c *coder) length() int {
-	n, carry, _ := c.tail()
-	if n > 0 {
-		return len(c.digits) + n // the last of them is not 0, or fewer would do
-	}
-	// Zeros at the end are not sent; what a carry turns into zeros neither.
-	end, zero := len(c.digits), byte(0)
-	if carry {
-		zero = byte(c.radix - 1)
-	}
-	for end > 0 && c.digits[end-1] == zero {
-		end--
-	}
-	return end
+	n, _, _ := c.tail()
+	return len(c.digits) + n
 }
 
 // end gives the digits, without zeros at their end.

@@ -308,6 +308,9 @@ func drawChannel(t *rapid.T) (c Channel) {
 		c.Bits = true
 	}
 	c.Linear = rapid.IntRange(0, 3).Draw(t, "linear") == 0
+	c.Level, c.Fixed = rapid.IntRange(0, 3).Draw(t, "level") == 0, rapid.IntRange(0, 3).Draw(t, "fixed") == 0
+	c.Spread = rapid.SampledFrom([]int{0, 0, 5, 12, maxSpread}).Draw(t, "spread")
+	c.Slots = rapid.SampledFrom([]int{0, 0, minSlots, 7, maxSlots}).Draw(t, "slots")
 	c.Mean = rapid.SampledFrom([]int64{0, 0, 200, -12345, 1 << 40, -maxIndex}).Draw(t, "mean")
 	return c
 }
@@ -319,6 +322,8 @@ var drawSite = rapid.Custom(func(t *rapid.T) site {
 	for g := range rapid.IntRange(1, 4).Draw(t, "groups") {
 		gr := Group{Res: rapid.SampledFrom([]int64{1, 1, 10, 100, 1000, 60000}).Draw(t, "res")}
 		gr.Every = rapid.Int64Range(1, 50).Draw(t, "every")
+		gr.Pull = rapid.IntRange(0, pulls-1).Draw(t, "pull")
+		gr.Slots = rapid.SampledFrom([]int{0, minSlots, 8, maxSlots}).Draw(t, "slots")
 		for i := range rapid.IntRange(1, 7).Draw(t, "channels") {
 			c := drawChannel(t)
 			c.Name = fmt.Sprintf("s%d/ch %d é", g, i)
@@ -444,13 +449,15 @@ func (s *site) build(t *testing.T) jsCase {
 			t.Fatal(err)
 		}
 	} else if s.primes > 0 {
-		for _, p := range s.pack(t, c, s.polls[:s.split], Text, 700, false) {
-			if len(s.schema.Primers) < s.primes {
-				s.schema.Primers = append(s.schema.Primers, string(p))
+		for rest := s.polls[:s.split]; len(s.schema.Primers) < s.primes && len(rest) > 0; {
+			var p []byte
+			if p, rest = c.one(rest, 700); p == nil {
+				t.Fatal("a primer has room for no reading")
 			}
-		}
-		if c, err = New(&s.schema); err != nil {
-			t.Fatal(err)
+			s.schema.Primers = append(s.schema.Primers, string(p))
+			if c, err = New(&s.schema); err != nil { // the next one is coded with what this one taught
+				t.Fatal(err)
+			}
 		}
 	}
 	text, err := json.Marshal(c.Schema())

@@ -7,23 +7,23 @@ var squashTable = [33]int32{22, 36, 60, 98, 162, 267, 439, 720, 1179, 1921, 3108
 	60565, 62428, 63615, 64357, 64816, 65097, 65269, 65374, 65438, 65476, 65500, 65514}
 
 var (
-	squashes    [4096]int32 // of x+2048, x in 1/256
-	stretches   [4096]int32 // of p>>4: the least x whose squash reaches p
-	rates       [256]int32  // of a slot's count: 32768/(count+1.6)
-	confidences [256]int32  // of a slot's count
+	squashes    [4096]uint16 // of x+2048, x in 1/256
+	stretches   [4096]int16  // of p>>4: the least x whose squash reaches p
+	rates       [256]int32   // of a slot's count: 32768/(count+1.6)
+	confidences [256]int32   // of a slot's count
 )
 
 func init() {
 	for i := range squashes {
 		x := int32(i)
-		squashes[i] = squashTable[x>>7] + ((squashTable[x>>7+1]-squashTable[x>>7])*(x&127))>>7
+		squashes[i] = uint16(squashTable[x>>7] + ((squashTable[x>>7+1]-squashTable[x>>7])*(x&127))>>7)
 	}
 	x := 0
 	for i := range stretches {
-		for x < 4095 && squashes[x] < int32(i)<<4+8 {
+		for x < 4095 && int(squashes[x]) < i<<4+8 {
 			x++
 		}
-		stretches[i] = int32(x) - 2048
+		stretches[i] = int16(x - 2048)
 	}
 	for n := range int32(256) {
 		rates[n] = 327680 / (10*n + 16)
@@ -35,57 +35,62 @@ func init() {
 type slot uint32
 
 const (
-	maxInputs  = 10
-	slotBits   = 13
-	slotMask   = 1<<slotBits - 1
+	maxInputs  = 6
 	countLimit = 120 // a slot keeps adapting
 	countPrior = 18  // what was learnt before the payload is believed only so far
 )
 
-// stream is the model of one sequence of numbers. It is all plain data, so that a copy is a fresh start.
-type stream struct {
-	slots   [1 << slotBits]slot
-	weights [weightSets][maxInputs]int32
-	refined [weightSets + 3][33]uint16 // by kind of decision and by what the mixer said
-	history
+// refinements say what came of what the mixer said, by kind of decision.
+type refinements [setFlags + 3][33]uint16
 
-	// one decision's
-	at [maxInputs]uint16
-	st [maxInputs]int32
+// stream is the model of one sequence of numbers.
+type stream struct {
+	slots   []slot // 2^(32-shift)
+	shift   int
+	weights [weightSets][maxInputs]int32
+	refined *refinements
+	history
+	guesses [guessers][guessMask + 1]int64
+	memory  [memoryMask + 1]float64
 }
 
-// bit codes one bit from the contexts at[:n], each a place in slots, with one of the sets of weights.
+// bit codes one bit from n contexts, each a place in slots, with one of the sets of weights.
 func (s *stream) bit(c *coder, b, n, set int) int {
-	w, at, st := s.weights[set][:n], s.at[:n], s.st[:n]
+	at, st, w := c.place[:n], c.stretch[:n], s.weights[set][:n]
+	slots := s.slots
 	dot := int64(0)
 	for i, a := range at {
-		sl := s.slots[a&slotMask]
-		x := stretches[sl>>12] * confidences[sl&255] >> 8
+		sl := slots[a]
+		x := int32(stretches[sl>>12]) * confidences[sl&255] >> 8
 		st[i] = x
 		dot += int64(w[i]) * int64(x)
 	}
 	x := int32(min(max(dot>>16, -2048), 2047) + 2048)
-	p := squashes[x]
-	final := p
+	p := int32(squashes[x])
+	var near *uint16
 	if set < setFlags {
 		kind := set
 		if set == setZero && s.changes&3 != 0 {
-			kind = weightSets - 1 + int(s.changes&3)
+			kind = setFlags - 1 + int(s.changes&3)
 		}
 		cell, part := s.refined[kind][x>>7:x>>7+2], x&127
-		final = (p + 3*((int32(cell[0])*(128-part)+int32(cell[1])*part)>>7)) >> 2
-		final = min(max(final, 22), 65514)
-		b = c.bit(b, int(final))
-		near := &cell[part>>6]
-		*near = uint16(int32(*near) + (target(b)-int32(*near))>>refineRate)
+		final := (p + 3*((int32(cell[0])*(128-part)+int32(cell[1])*part)>>7)) >> 2
+		b = c.bit(b, int(min(max(final, 22), 65514)))
+		near = &cell[part>>6]
 	} else {
-		b = c.bit(b, int(final))
+		b = c.bit(b, int(p))
+	}
+	if c.undo != nil {
+		c.undo.decision(s, at, w, set, near)
 	}
 	t := target(b)
+	if near != nil {
+		*near = uint16(int32(*near) + (t-int32(*near))>>refineRate)
+	}
 	err := (t - p) * learn
 	for i, a := range at {
 		w[i] += err * st[i] >> 16
-		sl := &s.slots[a&slotMask]
+		sl := &slots[a]
 		q, n := int32(*sl>>8), *sl&255
 		q += (t - q) * rates[n] >> 15
 		if n < countLimit {
@@ -101,28 +106,33 @@ func target(b int) int32 { return int32(-b & 65535) }
 
 // What a stream begins with.
 const (
-	firstGuess  = 45000 // of a context never seen: a 1 is likelier
-	firstWeight = 10000
-	flagWeight  = 45000 // flags have two contexts instead of ten
-	learn       = 5     // how fast weights follow
-	refineRate  = 6     // and refinements
+	firstGuess  = 45000  // of a context never seen: a 1 is likelier
+	firstWeight = 100000 // of all contexts together
+	learn       = 5      // how fast weights follow
+	refineRate  = 6      // and refinements
 )
 
 func (s *stream) reset() {
 	for i := range s.slots {
 		s.slots[i] = firstGuess << 8
 	}
-	for i := range s.refined {
-		for j := range s.refined[i] {
-			s.refined[i][j] = uint16(squashTable[j])
+	for i := range s.weights {
+		n := 6
+		if i >= setFlags {
+			n = 2
+		} else if i >= setDigits {
+			n = 3
+		}
+		for j := range s.weights[i] {
+			s.weights[i][j] = firstWeight / int32(n)
 		}
 	}
-	for i := range s.weights {
-		for j := range s.weights[i] {
-			s.weights[i][j] = firstWeight
-			if i >= setFlags {
-				s.weights[i][j] = flagWeight
-			}
+}
+
+func (r *refinements) reset() {
+	for i := range r {
+		for j := range r[i] {
+			r[i][j] = uint16(squashTable[j])
 		}
 	}
 }

@@ -4,7 +4,7 @@ package packed
 const (
 	setZero = iota
 	setSign
-	setLength                  // of the first two bits, and of the rest
+	setLength                  // of the first question, of those upwards, of those downwards
 	setDigits  = setLength + 3 // of the first bit, and of the rest
 	setFlags   = setDigits + 2
 	setOdd     = setFlags + 1
@@ -15,25 +15,25 @@ const (
 const maxBits = 52
 
 const (
-	contexts    = 8
+	contexts    = 6
 	guessers    = 2
-	guessMask   = 255
-	memoryMask  = 63
-	modelledLow = 8 // bits below the leading one that are modelled; the rest is noise
+	guessMask   = 63
+	memoryMask  = 15
+	modelledLow = 8 // bits below the leading one that are modelled at least; the rest is noise, unless a guess is right
+	above       = 5 // a number has about as many bits as its size x16 less these
 )
 
 // history is what a stream has seen of its own numbers.
 type history struct {
-	n       int    // 0 or 1
-	v1, v2  int64  // the last, and the one before
-	e1, e2  int64  // the last steps
-	changes uint32 // of the last steps: 1 where it was not 0
-	size    int32  // of the steps, x16, lately
-	level   int64  // of the numbers, x16, lately
-	flags   uint32 // of the last escapes
-	guesses [guessers][guessMask + 1]int64
+	n       int              // 0 or 1
+	v1, v2  int64            // the last, and the one before
+	e1, e2  int64            // the last steps
+	changes uint32           // of the last steps: 1 where it was not 0
+	size    int32            // of the steps, x16, lately
+	level   int64            // of the numbers, x16, lately
+	flags   uint32           // of the last escapes
+	missing uint32           // in the last record of which something was missing
 	guessed [guessers]uint32 // of the last guesses: 1 where it was right
-	memory  [memoryMask + 1]float64
 }
 
 // around is what the other numbers of the record say.
@@ -51,7 +51,7 @@ func hash(a, b, c uint32) uint32 {
 }
 
 // place is a context's slot.
-func place(a, b, c uint32) uint16 { return uint16(hash(a, b, c) >> (32 - slotBits)) }
+func (s *stream) place(a, b, c uint32) uint32 { return hash(a, b, c) >> s.shift }
 
 // magnitude is the sign and the size of a step: 0, then 2 (1) and 3 (-1), 4 (2 and 3) and 5, 6 (4 to 7) …
 func magnitude(e int64) uint32 {
@@ -70,17 +70,16 @@ func flag(b bool) int {
 
 // Hashes of contexts begin with a number of their own.
 const (
-	hashNode = iota + 1
-	hashChanges
+	hashChanges = iota + 2
 	hashLast
 	hashParent
 	hashSize
-	hashBoth
+	_
 	hashLevel
 	hashByParent
 	hashByLast
-	hashGuess
-	hashDigits
+	_
+	_
 	hashFlag
 	hashLate
 	hashPhase
@@ -94,32 +93,35 @@ const (
 	hashOdd
 )
 
-// residual codes e, the step from what was expected; expected is that number itself.
-func (s *stream) residual(c *coder, e, expected int64, a *around) int64 {
+// residual codes e, the step from what was expected; expected is that number itself, other twice another that it may be.
+func (s *stream) residual(c *coder, e, expected, other int64, a *around) int64 {
 	am := uint32(size(uint64(s.size)))
+	m1, ms, ch := magnitude(s.e1), magnitude(a.step), min(a.changed, 3)
 	ctx := [contexts]uint32{
-		hash(hashChanges, s.changes&15, min(a.changed, 3)),
+		hash(hashParent, min(ms, 15), ch),
 		hash(hashLast, uint32(s.v1), 0),
-		hash(hashParent, min(magnitude(a.step), 15), min(a.changed, 3)),
-		hash(hashSize, am, magnitude(s.e1)),
-		hash(hashBoth, uint32(s.v1), uint32(a.parent)),
-		hash(hashLevel, magnitude(s.level>>3-expected*2), 0),
-		hash(hashBeside, magnitude(s.e1), magnitude(a.step)),
+		hash(hashBeside, m1, ms),
+		hash(hashChanges, s.changes&15, ch),
+		hash(hashLevel, magnitude(other-expected*2), 0),
+		hash(hashSize, am, m1),
 	}
 	guess := [guessers]int64{
 		s.guesses[0][hash(hashByParent, uint32(a.parent), 0)&guessMask] - expected,
 		s.guesses[1][hash(hashByLast, uint32(s.v1), uint32(s.v2))&guessMask] - expected,
 	}
-	return s.number(c, e, &ctx, &guess, unbounded)
+	return s.number(c, e, &ctx, &guess, int(am)-above)
 }
 
 // saw adds a number to the history; e is its step from what was expected.
-func (s *stream) saw(v, e int64, a *around) {
+func (s *stream) saw(c *coder, v, e int64, a *around) {
 	if s.n == 0 {
 		s.n, s.v1, s.v2, s.level = 1, v, v, v*16
 	}
 	for i, h := range [guessers]uint32{hash(hashByParent, uint32(a.parent), 0), hash(hashByLast, uint32(s.v1), uint32(s.v2))} {
 		g := &s.guesses[i][h&guessMask]
+		if c.undo != nil {
+			c.undo.guess(g)
+		}
 		s.guessed[i] = s.guessed[i]<<1 | uint32(flag(*g == v))
 		*g = v
 	}
@@ -130,92 +132,132 @@ func (s *stream) saw(v, e int64, a *around) {
 	s.size += (int32(min(max(e, -e), 1<<20))*16 - s.size) * 9 >> 6
 }
 
-const unbounded = -1 << 62
+// What makes one place of a context, a bit of a number and what is known of it.
+const (
+	keyNode    = 0x9E3779B1
+	keyOut     = 0x85EBCA6B
+	keyGuess   = 0xC2B2AE35
+	spread     = 0x2C1B3C6D
+	guess0Salt = 10 << 24
+	guess1Salt = 20 << 24
+)
 
-// number codes e, at least least, in the contexts ctx; guess says what it may be.
-func (s *stream) number(c *coder, e int64, ctx *[contexts]uint32, guess *[guessers]int64, least int64) int64 {
-	on := [guessers]bool{true, true}
-	// decide codes one bit of the number; want is what the guesses say.
-	decide := func(b, set int, node uint32, want [guessers]int) int {
-		for i := range contexts {
-			s.at[i] = place(ctx[i], node, hashNode)
+// Nodes: which bit of a number.
+const (
+	nodeZero = iota
+	nodeSign
+	nodeDigit // of the guesses
+	nodeFirst = 64
+	nodeUp    = 128
+	nodeDown  = 192
+	nodeOut   = 256
+)
+
+// number codes e in the contexts ctx; guess says what it may be, usual how many bits it may have.
+func (s *stream) number(c *coder, e int64, ctx *[contexts]uint32, guess *[guessers]int64, usual int) int64 {
+	shift := s.shift
+	on0, on1 := true, true
+	g0, g1 := uint64(max(guess[0], -guess[0])), uint64(max(guess[1], -guess[1]))
+	h0, h1 := s.guessed[0]&7<<2, s.guessed[1]&7<<2
+	// A guess is a context of its own: which bit it wants, if it has been right so far.
+	guessed0 := func(node uint32, want bool) uint32 {
+		k := uint32(0)
+		if on0 {
+			k = h0 + 1 + uint32(flag(want))
 		}
-		for i := range guessers {
-			h := uint32(0)
-			if on[i] {
-				h = uint32(1+want[i])<<3 | s.guessed[i]&7
-			}
-			s.at[contexts+i] = place(hashGuess+uint32(i)<<8, min(node, 40), h)
-		}
-		b = s.bit(c, b, contexts+guessers, set)
-		for i := range guessers {
-			on[i] = on[i] && want[i] == b
-		}
-		return b
+		return (k*keyGuess + node*keyNode + guess0Salt) * spread >> shift
 	}
-	of := func(f func(g int64) bool) (w [guessers]int) {
-		for i := range guessers {
-			w[i] = flag(f(guess[i]))
+	guessed1 := func(node uint32, want bool) uint32 {
+		k := uint32(0)
+		if on1 {
+			k = h1 + 1 + uint32(flag(want))
 		}
-		return w
+		return (k*keyGuess + node*keyNode + guess1Salt) * spread >> shift
 	}
 
-	if least <= 0 && decide(flag(e != 0), setZero, 0, of(func(g int64) bool { return g != 0 })) == 0 {
+	for i := range 5 {
+		c.place[i] = ctx[i] * spread >> shift
+	}
+	want0, want1 := g0 != 0, g1 != 0
+	c.place[5] = guessed0(nodeZero, want0)
+	b := s.bit(c, flag(e != 0), 6, setZero)
+	if b == 0 {
 		return 0
 	}
-	sign := 0
-	if least < 0 {
-		sign = decide(flag(e < 0), setSign, 1, of(func(g int64) bool { return g < 0 }))
+	on0, on1 = want0, want1
+
+	for i := range 5 {
+		c.place[i] = (ctx[i] + keyNode) * spread >> shift
 	}
-	bound := uint64(max(least, 0)) // what is not smaller than e, or
-	if sign == 1 {
-		bound = uint64(-least) // what -e is not greater than
-	}
+	want0, want1 = guess[0] < 0, guess[1] < 0
+	c.place[5] = guessed1(nodeSign, want1)
+	sign := s.bit(c, flag(e < 0), 6, setSign)
+	on0, on1 = on0 && want0 == (sign == 1), on1 && want1 == (sign == 1)
+
 	v := uint64(max(e, -e))
-	n := 1
-	for ; n < maxBits; n++ {
-		if sign == 0 && size(bound) > n {
-			continue
+	l, l0, l1 := size(v), size(g0), size(g1)
+	longer := func(set, n int, node uint32) bool {
+		key := node * keyNode
+		c.place[0] = (ctx[0] + key) * spread >> shift
+		c.place[1] = (ctx[1] + key) * spread >> shift
+		c.place[2] = (ctx[2] + key) * spread >> shift
+		c.place[3] = (ctx[5] + key) * spread >> shift
+		c.place[4] = key * spread >> shift
+		c.place[5] = guessed0(node, l0 > n)
+		b := s.bit(c, flag(l > n), 6, set) == 1
+		on0, on1 = on0 && b == (l0 > n), on1 && b == (l1 > n)
+		return b
+	}
+	n := max(usual, 1)
+	if longer(setLength, n, uint32(nodeFirst+n)) {
+		for n++; n < maxBits && longer(setLength+1, n, uint32(nodeUp+n)); n++ {
 		}
-		if sign == 1 && size(bound) == n || decide(flag(size(v) > n), min(setLength+n-1, setLength+2), uint32(1+n),
-			of(func(g int64) bool { return size(uint64(max(g, -g))) > n })) == 0 {
-			break
+	} else {
+		for n > 1 && !longer(setLength+2, n-1, uint32(nodeDown+n)) {
+			n--
 		}
 	}
-	tight := size(bound) == n // the bits so far are the bound's
 	out := uint64(1)
 	for i := n - 2; i >= 0; i-- {
-		if n-2-i >= modelledLow {
-			out = out<<(i+1) | c.raw(v&(1<<(i+1)-1), i+1)
-			break
+		d := n - 2 - i
+		if d >= modelledLow && !on0 && !on1 {
+			return signed(out<<(i+1)|c.raw(v&(1<<(i+1)-1), i+1), sign)
 		}
-		limit := int(bound >> i & 1)
-		b := 1 - sign
-		if !tight || limit == sign {
-			b = decide(int(v>>i&1), min(setDigits+n-2-i, setDigits+1), hash(hashDigits, uint32(n)<<1|uint32(sign), uint32(out)),
-				of(func(g int64) bool { return uint64(max(g, -g))>>i&1 == 1 }))
-		}
-		tight = tight && b == limit
-		out = out<<1 | uint64(b)
+		want0, want1 := g0>>i&1, g1>>i&1
+		c.place[0] = (uint32(out)*keyOut + uint32(nodeOut+n<<1|sign)*keyNode) * spread >> shift
+		c.place[1] = guessed0(nodeDigit, want0 == 1)
+		c.place[2] = guessed1(nodeDigit, want1 == 1)
+		b := uint64(s.bit(c, int(v>>i&1), 3, min(setDigits+d, setDigits+1)))
+		on0, on1 = on0 && b == want0, on1 && b == want1
+		out = out<<1 | b
 	}
+	return signed(out, sign)
+}
+
+func signed(v uint64, sign int) int64 {
 	if sign == 1 {
-		return -int64(out)
+		return -int64(v)
 	}
-	return int64(out)
+	return int64(v)
 }
 
 // flag codes one bit in the context ctx; kind tells one use from another.
 func (s *stream) flag(c *coder, b int, kind, ctx uint32) int {
-	s.at[0] = place(hashFlag, kind, 0)
-	s.at[1] = place(hashFlag, kind, 1+ctx)
+	c.place[0] = s.place(hashFlag, kind, 0)
+	c.place[1] = s.place(hashFlag, kind, 1+ctx)
 	return s.bit(c, b, 2, setFlags)
 }
 
-// natural codes v with its length modelled.
-func (s *stream) natural(c *coder, v uint64, kind uint32) uint64 {
-	n := 0
-	for n < maxBits && s.flag(c, flag(size(v) > n), kind, uint32(n)) == 1 {
-		n++
+// natural codes v with its length modelled; usual is about how many bits it has.
+func (s *stream) natural(c *coder, v uint64, kind uint32, usual int) uint64 {
+	n := usual
+	if s.flag(c, flag(size(v) > n), kind, 0) == 1 {
+		for n++; n < maxBits && s.flag(c, flag(size(v) > n), kind, uint32(n-usual)) == 1; n++ {
+		}
+	} else {
+		for n > 0 && s.flag(c, flag(size(v) > n-1), kind, uint32(64+usual-n)) == 0 {
+			n--
+		}
 	}
 	if n < 2 {
 		return uint64(n)

@@ -12,15 +12,16 @@
 var homewardPacked = (() => {
   'use strict';
 
-  const { floor, abs, min, max, imul, clz32, trunc, fround } = Math, is = Object.is, char = String.fromCharCode;
+  const { floor, abs, min, max, imul, clz32, fround } = Math, char = String.fromCharCode;
 
   const MAX = 9007199254740992; // 2^53
   const MAX_TIME = MAX / 2;
   const MAX_INDEX = 17592186044416; // 2^44
   const MAX_DIGITS = 1125899906842624; // 2^50
   const MAX_READINGS = 131072;
-  const MAX_PAYLOAD = 1048576, MAX_SCHEMA = MAX_PAYLOAD;
+  const MAX_PAYLOAD = 1048576; // of a schema too
   const TWO32 = 4294967296;
+  const KEY = 0x9E3779B1; // of a bit of a number
 
   const fail = text => { throw new Error('packed: ' + text); };
   const check = (ok, text) => ok || fail(text || 'damaged: no encoder writes this');
@@ -56,18 +57,13 @@ var homewardPacked = (() => {
   // size is the length of v in bits.
   const size = v => v < TWO32 ? 32 - clz32(v) : 64 - clz32(v / TWO32);
   const magnitude = e => e < 0 ? size(-e) * 2 + 1 : size(e) * 2;
-  const zigzag = v => v < 0 ? -2 * v - 1 : 2 * v;
   const unzigzag = u => u % 2 ? -(u + 1) / 2 : u / 2;
-  // round rounds halves away from 0.
-  const round = v => abs(v - trunc(v)) < 0.5 ? trunc(v) : trunc(v) + (v < 0 ? -1 : 1);
   // hash takes a, b and c modulo 2^32.
   const hash = (a, b, c) => {
-    a = imul(a, 0x9E3779B1) ^ imul(b, 0x85EBCA6B) ^ imul(c, 0xC2B2AE35);
+    a = imul(a, KEY) ^ imul(b, 0x85EBCA6B) ^ imul(c, 0xC2B2AE35);
     a = imul(a ^ a >>> 15, 0x2C1B3C6D);
     return (a ^ a >>> 13) >>> 0;
   };
-  const place = (a, b, c) => hash(a, b, c) >>> 19;
-
   // ---- doubles by their bits (schema.go)
 
   const f64 = new Float64Array([1, 0]), w32 = new Uint32Array(f64.buffer), w16 = new Uint16Array(f64.buffer);
@@ -93,13 +89,6 @@ var homewardPacked = (() => {
     w32[LOW] = low;
     return (negative ? -f64[0] : f64[0]) + 0;
   };
-  // apart is how many doubles v is above w; near enough where they are many.
-  const apart = (v, w) => {
-    f64[0] = v;
-    f64[1] = w;
-    const a = w32[HIGH] >>> 31 ? -1 : 1, b = w32[HIGH + 2] >>> 31 ? -1 : 1;
-    return (a * (w32[HIGH] & 0x7fffffff) - b * (w32[HIGH + 2] & 0x7fffffff)) * TWO32 + (a * w32[LOW] - b * w32[LOW + 2]);
-  };
   const ordered = n => n < 0 ? -2147483648 - n : n;
 
   const value = (ch, n, corr) => {
@@ -115,33 +104,9 @@ var homewardPacked = (() => {
     return ch.dec >= 0 ? (floor(v + 0.5) + corr) / pow10[ch.dec] : step(v, corr);
   };
 
-  // index finds the number and the correction that give v; fits says whether there are any.
-  let found, foundCorr, fits;
-  const index = (ch, v) => {
-    let w;
-    found = foundCorr = 0;
-    fits = false;
-    if (ch.bits) {
-      f32[0] = v;
-      w = ordered(i32[0]);
-    } else w = ch.div ? v * ch.div : ((ch.dec >= 0 && !ch.f32 ? v * pow10[ch.dec] : v) - ch.off) / ch.step;
-    if (abs(w) < MAX_INDEX) {
-      found = round(w);
-      w = value(ch, found, 0);
-      fits = is(w, v);
-      if (!fits) {
-        w = ch.dec >= 0 ? round((v - w) * pow10[ch.dec]) : apart(v, w);
-        if (abs(w) <= 100) {
-          foundCorr = w;
-          fits = is(value(ch, found, w), v);
-        }
-      }
-    }
-  };
+  // ---- range coder (coder.go)
 
-  // ---- range coder (coder.go): it decodes, or it is dry: what is asked for is given, and only the model learns
-
-  let dry, digits, at, radix, bottom, low, range;
+  let digits, at, radix, bottom, low, range;
 
   const normalize = () => {
     while (range < bottom) {
@@ -151,7 +116,6 @@ var homewardPacked = (() => {
   };
 
   const begin = () => {
-    dry = false;
     range = 1;
     low = 0;
     for (bottom = i = radix > 99 ? 6 : 7; i--;) {
@@ -161,21 +125,20 @@ var homewardPacked = (() => {
     bottom = range / radix;
   };
 
-  // uniform is a number below n, or v.
-  const uniform = (n, v) => {
-    if (!dry) {
-      range = floor(range / n);
-      v = floor(low / range);
-      check(v < n);
-      low -= v * range;
-      normalize();
-    }
+  // uniform is a number below n.
+  const uniform = n => {
+    range = floor(range / n);
+    const v = floor(low / range);
+    check(v < n);
+    low -= v * range;
+    normalize();
     return v;
   };
 
-  // raw is width bits, at most 53, or v.
-  const raw = (width, v) => {
-    if (!dry) for (v = 0; width > 0; width -= 16) v = v * powers[min(width, 16)] + uniform(powers[min(width, 16)]);
+  // raw is width bits, at most 53.
+  const raw = width => {
+    let v = 0;
+    for (; width > 0; width -= 16) v = v * powers[min(width, 16)] + uniform(powers[min(width, 16)]);
     return v;
   };
 
@@ -190,113 +153,133 @@ var homewardPacked = (() => {
 
   // ---- one stream of numbers (model.go, number.go)
   //
-  // a_: 8192 slots (p*256 + count), then 9 sets of 10 weights, then 12 rows of 33 refinements.
-  // h_: the history: 16 numbers, of which those named below are used; then 2 tables of 256 guesses; then 64 of memory.
+  // Three arrays: slots (p*256 + count); 9 sets of 6 weights; the history: 16 numbers, of which those named below are used,
+  // then 2 tables of 64 guesses, then 16 of memory.
 
-  const WEIGHTS = 8192, REFINED = 8282, CELLS = 8678;
-  const SEEN = 0, V1 = 1, V2 = 2, E1 = 3, E2 = 4, CHANGES = 5, SIZE = 6, LEVEL = 7, FLAGS = 8, GUESSED = 9;
-  const GUESSES = 16, MEMORY = 528, HISTORY = 592;
+  const SEEN = 0, V1 = 1, V2 = 2, E1 = 3, E2 = 4, CHANGES = 5, SIZE = 6, LEVEL = 7, FLAGS = 8, GUESSED = 9, MISSING = 11;
+  const GUESSES = 16;
   const SET_FLAGS = 7;
 
-  let cells, history; // of the stream in hand
-  const places = new Int32Array(10), inputs = new Int32Array(10), contexts = new Int32Array(8);
+  let cells, shift, weights, history, refined; // of the stream in hand; shift makes a hash a place in cells
+  const places = new Int32Array(6), inputs = new Int32Array(6), contexts = new Int32Array(6);
 
-  const stream = () => {
-    const a = new Int32Array(CELLS).fill(45000 << 8);
-    for (i = WEIGHTS; i < CELLS; i++) a[i] = i < REFINED - 20 ? 10000 : i < REFINED ? 45000 : squash[(i - REFINED) % 33];
-    return { a_: a, h_: new Float64Array(HISTORY) };
-  };
+  const stream = bits => [
+    new Int32Array(powers[bits]).fill(45000 << 8),
+    new Int32Array(54).map((_, i) => i < 30 ? 16666 : i < 42 ? 33333 : 50000),
+    new Float64Array(160)
+  ];
+  // refinements are 10 rows of 33.
+  const refinements = () => new Int32Array(330).map((_, i) => squash[i % 33]);
 
+  const place = (a, b, c) => hash(a, b, c) >>> shift;
+  const spot = key => imul(key, 0x2C1B3C6D) >>> shift;
   const push = (key, b, mask) => { history[key] = (history[key] << 1 | b) & mask; };
 
-  // bit decodes one bit from the contexts places[0..n), with one of the sets of weights; where dry it is b.
-  const bit = (b, n, set) => {
-    const weights = WEIGHTS + set * 10;
-    let dot = 0, near = 0, i, x, p, final, slot, q;
+  // bit decodes one bit from the contexts places[0..n), with one of the sets of weights.
+  const bit = (n, set) => {
+    const w = set * 6;
+    let dot = 0, near = -1, i, x, p, final, slot, q, b = 0;
     for (i = 0; i < n; i++) {
       slot = cells[places[i]];
       x = stretches[slot >> 12] * confidences[slot & 255] >> 8;
       inputs[i] = x;
-      dot += cells[weights + i] * x;
+      dot += weights[w + i] * x;
     }
     x = min(max(floor(dot / 65536), -2048), 2047) + 2048;
     final = p = squashes[x];
     if (set < SET_FLAGS) {
       near = history[CHANGES] & 3;
-      near = REFINED + 33 * (!set && near ? 8 + near : set) + (x >> 7);
+      near = 33 * (!set && near ? 6 + near : set) + (x >> 7);
       x &= 127;
-      final = p + 3 * (cells[near] * (128 - x) + cells[near + 1] * x >> 7) >> 2;
+      final = p + 3 * (refined[near] * (128 - x) + refined[near + 1] * x >> 7) >> 2;
       final = min(max(final, 22), 65514);
       near += x >> 6;
     }
-    if (!dry) {
-      x = floor(range / 65536) * final;
-      b = low < x;
-      if (b) range = x;
-      else {
-        low -= x;
-        range -= x;
-      }
-      if (range < bottom) normalize();
+    x = floor(range / 65536) * final;
+    final = 0;
+    if (low < x) {
+      range = x;
+      b = 1;
+      final = 65535;
+    } else {
+      low -= x;
+      range -= x;
     }
-    final = b ? 65535 : 0;
-    if (near) cells[near] += final - cells[near] >> 6;
+    if (range < bottom) normalize();
+    if (near >= 0) refined[near] += final - refined[near] >> 6;
     x = (final - p) * 5;
     for (i = 0; i < n; i++) {
-      cells[weights + i] += x * inputs[i] >> 16;
+      weights[w + i] += x * inputs[i] >> 16;
       slot = cells[places[i]];
       q = slot >> 8;
       slot &= 255;
       q += (final - q) * rates[slot] >> 15;
       cells[places[i]] = q << 8 | (slot < 120 ? slot + 1 : slot);
     }
-    return b ? 1 : 0;
-  };
-
-  const two = (b, p0, p1, set) => {
-    places[0] = p0;
-    places[1] = p1;
-    return bit(b, 2, set);
-  };
-  const flag = (b, kind, context) => two(b, place(12, kind, 0), place(12, kind, 1 + context), SET_FLAGS);
-
-  // signed is a whole number with its length modelled.
-  const signed = (v, kind) => {
-    let n = 0;
-    v = zigzag(v);
-    while (n < 52 && flag(size(v) > n, kind, n)) n++;
-    return unzigzag(n < 2 ? n : powers[n - 1] + raw(n - 1, v - powers[n - 1]));
-  };
-
-  // decide decodes one bit of a number; each guess that has been right so far says what it wants.
-  let guess0, guess1, on0, on1;
-  const decide = (b, set, node, want0, want1) => {
-    const k = min(node, 40);
-    for (let i = 0; i < 8; i++) places[i] = place(contexts[i], node, 1);
-    places[8] = place(10, k, on0 ? 1 + want0 << 3 | history[GUESSED] & 7 : 0);
-    places[9] = place(266, k, on1 ? 1 + want1 << 3 | history[GUESSED + 1] & 7 : 0);
-    b = bit(b, 10, set);
-    on0 = on0 && want0 == b;
-    on1 = on1 && want1 == b;
     return b;
   };
 
-  // number decodes a whole number in the contexts; where dry it is e.
-  const number = e => {
-    const g0 = abs(guess0), g1 = abs(guess1), v = abs(e);
-    let n = 1, out = 1, i, d;
-    on0 = on1 = true;
-    if (!decide(e !== 0, 0, 0, guess0 !== 0, guess1 !== 0)) return 0;
-    const sign = decide(e < 0, 1, 1, guess0 < 0, guess1 < 0);
-    while (n < 52 && decide(size(v) > n, min(1 + n, 4), 1 + n, size(g0) > n, size(g1) > n)) n++;
+  const two = (p0, p1, set) => {
+    places[0] = p0;
+    places[1] = p1;
+    return bit(2, set);
+  };
+  const flagAt = (kind, c0, c1) => two(place(12, kind, c0), place(12, kind, c1), SET_FLAGS);
+  const flag = (kind, context) => flagAt(kind, 0, 1 + context);
+
+  // signed is a whole number with its length modelled; usual is about how many bits twice it has.
+  const signed = (kind, usual) => {
+    let n = usual;
+    if (flag(kind, 0)) for (n++; n < 52 && flag(kind, n - usual);) n++;
+    else while (n && !flag(kind, 64 + usual - n)) n--;
+    return unzigzag(n < 2 ? n : powers[n - 1] + raw(n - 1));
+  };
+
+  // number decodes a whole number in the contexts; usual is about how many bits it has. A guess that has been right so far
+  // says what it wants.
+  let guess0, guess1;
+  const number = usual => {
+    const g0 = abs(guess0), g1 = abs(guess1), l0 = size(g0), l1 = size(g1);
+    let on0 = true, on1 = true, n = max(usual, 1), out = 1, i, d;
+    // guessed makes a place of a guess: which bit it wants, if it has been right so far.
+    const guessed = (at, i, node, want) => {
+      places[at] = spot(imul((i ? on1 : on0) && history[GUESSED + i] * 4 + 1 + want, 0xC2B2AE35) + imul(node, KEY) + (10 << 24 + i));
+    };
+    const spots = (count, key) => {
+      for (i = 0; i < count; i++) places[i] = spot(contexts[i] + key);
+    };
+    const decide = (count, set, want0, want1) => {
+      const b = bit(count, set);
+      on0 = on0 && want0 == b;
+      on1 = on1 && want1 == b;
+      return b;
+    };
+    const longer = (set, n, node) => {
+      const key = imul(node, KEY);
+      spots(3, key);
+      places[3] = spot(contexts[5] + key);
+      places[4] = spot(key);
+      guessed(5, 0, node, l0 > n);
+      return decide(6, set, l0 > n, l1 > n);
+    };
+    spots(5, 0);
+    guessed(5, 0, 0, g0 > 0);
+    if (!decide(6, 0, g0 > 0, g1 > 0)) return 0;
+    spots(5, KEY);
+    guessed(5, 1, 1, guess1 < 0);
+    const sign = decide(6, 1, guess0 < 0, guess1 < 0);
+    if (longer(2, n, 64 + n)) for (n++; n < 52 && longer(3, n, 128 + n);) n++;
+    else while (n > 1 && !longer(4, n - 1, 192 + n)) n--;
     for (i = n - 2; i >= 0; i--) {
       d = powers[i];
-      if (n - i > 9) {
-        d *= 2;
-        out = out * d + raw(i + 1, v % d);
+      if (n - i > 9 && !on0 && !on1) {
+        out = out * d * 2 + raw(i + 1);
         break;
       }
-      out = out * 2 + decide(floor(v / d) & 1, i === n - 2 ? 5 : 6, hash(11, n * 2 + sign, out), floor(g0 / d) & 1, floor(g1 / d) & 1);
+      places[0] = spot(imul(out, 0x85EBCA6B) + imul(256 + n * 2 + sign, KEY));
+      guessed(1, 0, 2, floor(g0 / d) & 1);
+      guessed(2, 1, 2, floor(g1 / d) & 1);
+      out = out * 2 + decide(3, i === n - 2 ? 5 : 6, floor(g0 / d) & 1, floor(g1 / d) & 1);
     }
     return sign ? -out : out;
   };
@@ -305,60 +288,65 @@ var homewardPacked = (() => {
 
   let schema, prior, base; // base is what times begin from
   let streams; // made, or copied from the prior's, when they are first needed: of the channels, then of the groups
-  let clocks;
+  let tables; // the refinements: of all channels, of all groups
+  let clocks, over; // over: groups that have ended
   let parent, parentStep, changed; // what the record's other numbers say
 
   const start = (s, known) => {
     schema = s;
     prior = known;
     streams = [];
+    tables = known.r_.map(r => r.slice());
+    over = 0;
     clocks = s.gr.map(() => ({ seen_: 0, ended_: 0, at_: 0, rest_: 0, phase_: 0, expected_: base }));
   };
 
-  const streamOf = i => {
-    const p = prior[i];
-    return streams[i] = streams[i] || (p ? { a_: p.a_.slice(), h_: p.h_.slice() } : stream());
-  };
+  const streamOf = i => streams[i] = streams[i] || (prior[i] || stream((schema.ch[i] || schema.gr[i - schema.ch.length]).sl || 11)).map(a => a.slice());
   const use = i => {
-    cells = streamOf(i).a_;
-    history = streams[i].h_;
+    [cells, weights, history] = streamOf(i);
+    shift = clz32(cells.length) + 1;
+    refined = tables[i < schema.ch.length ? 0 : 1];
   };
 
-  const byParent = () => GUESSES + (hash(8, parent, 0) & 255);
-  const byLast = () => GUESSES + 256 + (hash(9, history[V1], history[V2]) & 255);
+  const byParent = () => GUESSES + (hash(8, parent, 0) & 63);
+  const byLast = () => GUESSES + 64 + (hash(9, history[V1], history[V2]) & 63);
 
   const guessed = (i, cell, v) => {
     push(GUESSED + i, history[cell] === v, 7);
     history[cell] = v;
   };
-  const stepped = e => {
+  // stepped keeps a step; r is what was coded of it.
+  const stepped = (e, r) => {
     history[E2] = history[E1];
     history[E1] = e;
     push(CHANGES, e !== 0, 15);
+    history[SIZE] += (min(abs(r), 1048576) * 16 - history[SIZE]) * 9 >> 6;
   };
 
-  // valueOf decodes one value; where dry it is v.
-  const valueOf = (v, ch) => {
-    let n, e = 0, usual, odd;
-    found = foundCorr = 0;
-    fits = true;
-    if (dry) index(ch, v);
-    const corr = foundCorr, escaped = !fits;
+  // valueOf decodes one value.
+  const valueOf = ch => {
+    let n, e = 0, usual, other, odd;
     if (history[SEEN]) {
       usual = history[V1];
-      if (ch.lin) usual += usual - history[V2];
+      other = usual * 2;
+      if (ch.lev && !ch.lin) usual = floor((history[LEVEL] + 8) / 16);
+      else if (ch.fix && !ch.lin) usual = ch.mean;
+      else {
+        other = floor(history[LEVEL] / 8);
+        if (ch.lin) usual += usual - history[V2];
+      }
       e = magnitude(history[E1]);
       n = magnitude(parentStep);
       odd = min(changed, 3);
       contexts.set([
-        hash(2, history[CHANGES], odd), hash(3, history[V1], 0), hash(4, min(n, 15), odd), hash(5, size(history[SIZE]), e),
-        hash(6, history[V1], parent), hash(7, magnitude(floor(history[LEVEL] / 8) - usual * 2), 0), hash(21, e, n), 0
+        hash(4, min(n, 15), odd), hash(3, history[V1], 0), hash(21, e, n), hash(2, history[CHANGES], odd),
+        hash(7, magnitude(other - usual * 2), 0), hash(5, size(history[SIZE]), e)
       ]);
       guess0 = history[byParent()] - usual;
       guess1 = history[byLast()] - usual;
-      e = number(found - usual);
+      e = number(size(history[SIZE]) - 5);
       n = usual + e;
-    } else n = ch.mean + signed(found - ch.mean, 10);
+    } else n = ch.mean + signed(10, ch.dev);
     check(abs(n) <= MAX_INDEX * 2);
     if (!history[SEEN]) {
       history[SEEN] = 1;
@@ -368,16 +356,14 @@ var homewardPacked = (() => {
     guessed(0, byParent(), n);
     guessed(1, byLast(), n);
     history[LEVEL] += floor((n * 16 - history[LEVEL]) * 5 / 32);
-    history[SIZE] += (min(abs(e), 1048576) * 16 - history[SIZE]) * 9 >> 6;
     history[V2] = history[V1];
     history[V1] = n;
-    stepped(e);
+    stepped(e, e);
 
-    odd = two(escaped || corr, place(22, history[FLAGS] & 3, 0), place(22, 4, n), 8);
+    odd = two(place(22, history[FLAGS] & 3, 0), place(22, 4, n), 8);
     push(FLAGS, odd, 7);
-    if (odd && flag(escaped, 0, 0)) return escape(v, ch, n);
-    odd = odd && correction(corr, n);
-    return dry ? v : finite(value(ch, n, odd));
+    if (odd && flag(0, 0)) return escape(ch, n);
+    return finite(value(ch, n, odd && correction(n)));
   };
 
   const finite = v => {
@@ -386,72 +372,61 @@ var homewardPacked = (() => {
   };
 
   // escape decodes a value that does not lie on the channel's lattice; n is near it.
-  const escape = (v, ch, n) => {
-    const m = MEMORY + (hash(9, n, 0) & 63);
-    let k = 0, x, want = -1, amount = 0;
-    if (flag(is(history[m], v), 1, history[FLAGS] >> 1)) return history[m];
-    if (dry) {
-      for (k = 16; k--;) {
-        x = round(v * pow10[k]);
-        if (!is(x, -0) && abs(x) < MAX_DIGITS && is(x / pow10[k], v)) {
-          want = k;
-          amount = x;
-        }
-      }
-    }
-    if (flag(want >= 0, 2, 0)) {
-      for (k = 0; k < 15 && flag(want > k, 3, k);) k++;
+  const escape = (ch, n) => {
+    const m = 144 + (hash(9, n, 0) & 15);
+    let k = 0, x;
+    if (flag(1, history[FLAGS] >> 1)) return history[m];
+    if (flag(2, 0)) {
+      while (k < 15 && flag(3, k)) k++;
       x = floor(value(ch, n, 0) * pow10[k] + 0.5);
       if (!(abs(x) < MAX_DIGITS)) x = 0;
-      v = (x + signed(amount - x, 4)) / pow10[k];
-    } else if (!dry) {
-      x = [0, 0, 0, 0].map(() => uniform(65536));
-      for (k = 0; k < 4; k++) w16[LOW ? k : 3 - k] = x[k];
-      v = finite(f64[0]);
+      return history[m] = (x + signed(4, 0)) / pow10[k];
     }
-    return history[m] = v;
+    x = [0, 0, 0, 0].map(() => uniform(65536));
+    for (; k < 4; k++) w16[LOW ? k : 3 - k] = x[k];
+    return history[m] = finite(f64[0]);
   };
 
-  // correction decodes how far a value is from where its number lies; where dry it is v.
-  const correction = (v, n) => {
-    const more = (b, node) => two(b, place(20, node, 0), place(20, node + 256, n), SET_FLAGS);
-    const negative = more(v < 0, 1);
+  // correction decodes how far a value is from where its number lies.
+  const correction = n => {
+    const more = node => two(place(20, node, 0), place(20, node + 256, n), SET_FLAGS);
+    const negative = more(1);
     let m = 1;
-    while (m < 100 && more(abs(v) > m, 1 + min(m, 30))) m++;
+    while (m < 100 && more(1 + min(m, 30))) m++;
     return negative ? -m : m;
   };
 
   const timeOf = (r, g) => {
     const k = clocks[r.g];
-    let late, step, t, rest = 0, cell;
+    let late, step, t, rest = 0, cell, pull;
     if (k.seen_) {
-      t = floor(r.t / g.res);
-      if (g.res > 1) {
-        rest = r.t - t * g.res;
-        rest = flag(rest !== k.rest_, 9, 0) ? raw(size(g.res - 1), rest) : k.rest_;
-      }
+      if (g.res > 1) rest = flag(9, 0) ? raw(size(g.res - 1)) : k.rest_;
       late = magnitude(k.phase_ >> 6);
       step = magnitude(history[E1]);
       contexts.set([
-        hash(14, late, 0), hash(15, step, 0), hash(16, step, magnitude(history[E2])), hash(17, history[E1], 0),
-        hash(13, late, step), hash(18, history[CHANGES], 0), 0, 0
+        hash(13, late, step), hash(17, history[E1], 0), hash(16, step, magnitude(history[E2])),
+        hash(18, history[CHANGES], 0), hash(14, late, 0), hash(15, step, 0)
       ]);
-      cell = GUESSES + (hash(19, history[E1], 0) & 255);
-      guess0 = history[cell];
-      guess1 = history[E2];
-      k.at_ += g.per;
-      t = number(t - k.at_);
-      k.at_ += t;
+      cell = GUESSES + (hash(19, history[E1], 0) & 63);
+      pull = g.pull === 1 ? history[E2] : g.pull ? -(k.phase_ >> 5) : 0;
+      guess0 = history[cell] - pull;
+      guess1 = history[E2] - pull;
+      step = number(size(history[SIZE]) - 5);
+      t = step + pull;
+      k.at_ += g.per + t;
       k.rest_ = rest;
-      guessed(0, cell, t);
-      guessed(1, E2, t);
-      stepped(t);
+      check(abs(k.at_) <= MAX_TIME);
+      push(GUESSED, guess0 === step, 7);
+      push(GUESSED + 1, guess1 === step, 7);
+      t = min(max(t, -MAX_INDEX), MAX_INDEX);
+      history[cell] = t;
+      stepped(t, step);
       k.phase_ += min(max(t, -1048576), 1048576) * 16;
       k.phase_ -= k.phase_ >> 3;
       r.t = k.at_ * g.res + rest;
     } else {
       k.seen_ = 1;
-      r.t = base + signed(r.t - base, 10);
+      r.t = base + signed(10, size(g.per * g.res));
       k.at_ = floor(r.t / g.res);
       k.rest_ = r.t - k.at_ * g.res;
     }
@@ -459,37 +434,54 @@ var homewardPacked = (() => {
     k.expected_ = (k.at_ + g.per) * g.res + k.rest_;
   };
 
-  // record decodes one poll of the group r.g; where dry it is r. A quality of -1 stands for what is missing.
+  // record decodes one poll of the group r.g. A quality of -1 stands for what is missing.
   const record = r => {
-    const g = schema.gr[r.g];
+    const g = schema.gr[r.g], there = g.ch.map(() => 0);
+    let graded = 0, n = 0, last = 0, h;
     use(g.at_);
     timeOf(r, g);
-    r.shape_ = flag(r.shape_, 6, history[FLAGS] & 3);
-    push(FLAGS, r.shape_, 7);
+    last = flag(6, history[FLAGS] & 3);
+    push(FLAGS, last, 3);
+    if (last) {
+      graded = flag(11, 0);
+      if (flag(12, graded)) {
+        last = 0;
+        there.forEach((_, i) => {
+          h = streamOf(g.ch[i])[2];
+          last = n || i < there.length - 1 ? flagAt(7, min(n, 2) * 4 + last * 2 + h[MISSING], 16 + i * 2 + min(n, 1)) : 1;
+          h[MISSING] = last;
+          n += last;
+          there[i] = -last;
+        });
+      }
+    }
     changed = 0;
+    r.q = there;
     g.ch.forEach((at, i) => {
       const ch = schema.ch[at];
-      let q = dry ? r.q[i] : 0, p;
+      if (there[i] < 0) return;
       use(at);
-      if (r.shape_) {
-        if (flag(q >= 0, 7, 0)) {
-          p = flag(q >> 1, 8, 0);
-          q = p * 2 + flag(q & 1, 8, p + 1);
-        } else q = -1;
+      if (graded) {
+        there[i] = flag(8, 0);
+        there[i] = there[i] * 2 + flag(8, there[i] + 1);
       }
-      r.q[i] = q;
-      if (q < 0) return;
-      p = ch.par && streamOf(ch.par - 1).h_;
-      parent = p ? p[V1] : 0;
-      parentStep = p ? p[E1] : 0;
-      r.v[i] = valueOf(r.v[i], ch);
+      h = ch.par && streamOf(ch.par - 1)[2];
+      parent = h ? h[V1] : 0;
+      parentStep = h ? h[E1] : 0;
+      r.v[i] = valueOf(ch);
       changed += history[CHANGES] & 1;
     });
   };
 
+  // ended says whether group g has no more records. Where there is only one group, nothing is said.
   const ended = g => {
-    use(schema.gr[g].at_);
-    return clocks[g].ended_ = flag(0, 5, clocks[g].seen_);
+    if (clocks.length < 2) return 0;
+    const n = min(over, 3);
+    use(schema.ch.length);
+    g = clocks[g];
+    g.ended_ = flagAt(5, n, 4 + 2 * n + g.seen_);
+    over += g.ended_;
+    return g.ended_;
   };
 
   // records decodes all polls. The group that is expected first speaks, or says that it has ended.
@@ -501,7 +493,7 @@ var homewardPacked = (() => {
       clocks.forEach((k, i) => { if (!k.ended_ && (g < 0 || k.expected_ < clocks[g].expected_)) g = i; });
       check(g >= 0);
       if (!ended(g)) {
-        all.push(r = { g: g, t: 0, shape_: 0, v: [], q: [] });
+        all.push(r = { g: g, t: 0, v: [], q: [] });
         record(r);
         readings += r.q.length;
         check(readings <= MAX_READINGS);
@@ -594,6 +586,7 @@ var homewardPacked = (() => {
     check(typeof v === 'number' && floor(v) === v && v >= least && v <= most, 'schema: ' + key + ' ' + v + ': want a whole number of ' + least + ' to ' + most);
     return v;
   };
+  const slots = o => o.sl ? whole(o, 'sl', 4, 12) : whole(o, 'sl', 0, 0);
   const list = (o, key, least, most) => {
     const v = given(o[key]) ? o[key] : [];
     check(Array.isArray(v) && v.length >= least && v.length <= most, 'schema: ' + key + ': want an array of ' + least + ' to ' + most);
@@ -607,7 +600,7 @@ var homewardPacked = (() => {
 
   const parse = json => {
     if (typeof json === 'string') {
-      check(json.length <= MAX_SCHEMA, 'schema of ' + json.length + ' bytes: want at most ' + MAX_SCHEMA);
+      check(json.length <= MAX_PAYLOAD, 'schema of ' + json.length + ' bytes: want at most ' + MAX_PAYLOAD);
       json = JSON.parse(json);
     }
     const names = new Set(), groupOf = [], s = { id: whole(json, 'id', 1, TWO32 - 1) };
@@ -616,10 +609,10 @@ var homewardPacked = (() => {
     whole(json, 'e', 0, TWO32 - 1);
     s.ch = list(json, 'ch', 1, 4096).map(o => {
       o = o || {};
-      const c = { mean: whole(o, 'mean', -MAX_INDEX, MAX_INDEX), par: whole(o, 'par', 0, 4096), dec: given(o.dec) ? whole(o, 'dec', 0, 15) : -1 };
+      const c = { mean: whole(o, 'mean', -MAX_INDEX, MAX_INDEX), par: whole(o, 'par', 0, 4096), dev: whole(o, 'dev', 0, 48), sl: slots(o), dec: given(o.dec) ? whole(o, 'dec', 0, 15) : -1 };
       copy(c, o, 'n u', '');
       copy(c, o, 'div step off', 0);
-      copy(c, o, 'f32 bits lin', false);
+      copy(c, o, 'f32 bits lin lev fix', false);
       const want = 'schema: channel ' + c.n + ': want ';
       check(max(abs(c.div), abs(c.step), abs(c.off)) < 1e300, want + 'finite numbers');
       check(c.bits || c.div >= 0 && c.step >= 0 && !c.div !== !c.step, want + 'div or step above 0');
@@ -630,7 +623,7 @@ var homewardPacked = (() => {
     });
     s.gr = list(json, 'gr', 1, 1024).map((o, i) => {
       o = o || {};
-      const g = { at_: s.ch.length + i, ch: list(o, 'ch', 1, 4096), res: whole(o, 'res', 1, TWO32) };
+      const g = { at_: s.ch.length + i, ch: list(o, 'ch', 1, 4096), res: whole(o, 'res', 1, TWO32), pull: whole(o, 'pull', 0, 2), sl: slots(o) };
       g.per = whole(o, 'per', 1, floor(TWO32 / g.res));
       g.ch = g.ch.map((c, k) => {
         c = whole(g.ch, k, 0, s.ch.length - 1);
@@ -656,24 +649,20 @@ var homewardPacked = (() => {
 
   const decoder = json => {
     const s = parse(json), known = [];
-    // A primer was coded without what others taught; it is replayed after what is known.
+    known.r_ = [refinements(), refinements()];
+    // A primer was coded with what those before it taught.
     s.primer.forEach(payload => {
       check(typeof payload === 'string', 'schema: primer: want strings');
-      const d = open(payload, s, []);
+      const d = open(payload, s, known);
       check(radix === 93, 'schema: primer: want radix 93');
-      const all = records(d.polls);
-      start(s, known);
-      dry = true;
-      all.forEach(r => {
-        ended(r.g);
-        record(r);
-      });
+      records(d.polls);
       // What was learnt is kept, where the numbers stood forgotten.
       streams.forEach((x, i) => {
-        x.h_.fill(0, 0, GUESSES);
-        for (let j = 0; j < WEIGHTS; j++) x.a_[j] = x.a_[j] & ~255 | min(x.a_[j] & 255, 18);
+        x[0] = x[0].map(slot => slot & ~255 | min(slot & 255, 18));
+        x[2].fill(0, 0, GUESSES);
         known[i] = x;
       });
+      known.r_ = tables;
     });
     return payload => {
       const d = open(payload, s, known), readings = [];

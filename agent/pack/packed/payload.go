@@ -1,29 +1,121 @@
 package packed
 
 import (
+	"cmp"
 	"math"
+	"math/bits"
+	"slices"
 
 	"homeward/drivers"
 )
 
 // record is one poll of one group.
 type record struct {
-	group   int
-	time    int64 // Unix ms
-	values  []float64
-	shape   bool              // something is missing or not good: present and quality count
-	present []bool            // of each channel of the group
-	quality []drivers.Quality // of each channel of the group
+	group  int
+	time   int64 // Unix ms
+	values []float64
+	marks  []mark // of each channel of the group
+	shape  bool   // something is missing or not good: marks count
 }
 
-// model is everything that coding changes. A copy of a schema's prior is a fresh start.
+// mark is a reading's quality, or that there is none.
+type mark uint8
+
+const missing mark = 255
+
+// model is everything that coding changes.
 type model struct {
-	schema   *Schema
-	channels []stream
-	groups   []stream
-	clocks   []clock
-	base     int64 // Unix ms
+	schema  *Schema
+	slots   []slot
+	streams []stream // of the channels, then of the groups
+	clocks  []clock
+	base    int64          // Unix ms
+	refined [2]refinements // of all channels, and of all groups
+	over    int            // groups that have ended
 }
+
+func newModel(s *Schema) *model {
+	m := &model{schema: s, streams: make([]stream, len(s.Channels)+len(s.Groups)), clocks: make([]clock, len(s.Groups))}
+	n := 0
+	for i := range m.streams {
+		n += 1 << m.slotBits(i)
+	}
+	m.slots = make([]slot, n)
+	m.share()
+	for i := range m.streams {
+		m.streams[i].reset()
+	}
+	m.refined[0].reset()
+	m.refined[1].reset()
+	return m
+}
+
+func (m *model) slotBits(i int) int {
+	if n := len(m.schema.Channels); i >= n {
+		return cmp.Or(m.schema.Groups[i-n].Slots, usualSlots)
+	}
+	return cmp.Or(m.schema.Channels[i].Slots, usualSlots)
+}
+
+// share gives each stream its slots.
+func (m *model) share() {
+	rest := m.slots
+	for i := range m.streams {
+		n := m.slotBits(i)
+		m.streams[i].slots, m.streams[i].shift = rest[:1<<n:1<<n], 32-n
+		rest = rest[1<<n:]
+		m.streams[i].refined = &m.refined[flag(i >= len(m.schema.Channels))]
+	}
+}
+
+// prior is what a payload's model begins with. Only the slots that were used are kept.
+type prior struct {
+	streams []stream
+	refined [2]refinements
+	used    []uint64 // of each slot a bit
+	slots   []slot
+}
+
+// prior settles m: what was learnt is kept, where the numbers stood forgotten.
+func (m *model) prior() *prior {
+	p := &prior{streams: slices.Clone(m.streams), refined: m.refined, used: make([]uint64, (len(m.slots)+63)/64)}
+	for i := range p.streams {
+		s := &p.streams[i]
+		s.history, s.slots, s.refined = history{}, nil, nil
+	}
+	for i, s := range m.slots {
+		if s&255 > 0 {
+			p.used[i/64] |= 1 << (i % 64)
+			p.slots = append(p.slots, s&^255|min(s&255, countPrior))
+		}
+	}
+	p.slots = slices.Clip(p.slots)
+	return p
+}
+
+// begin makes m ready for a payload whose times begin at base.
+func (m *model) begin(p *prior, base int64) {
+	copy(m.streams, p.streams)
+	m.share()
+	m.refined = p.refined
+	for i := range m.slots {
+		m.slots[i] = firstGuess << 8
+	}
+	n := 0
+	for i, word := range p.used {
+		for ; word != 0; word &= word - 1 {
+			m.slots[i*64+bits.TrailingZeros64(word)] = p.slots[n]
+			n++
+		}
+	}
+	clear(m.clocks)
+	for i := range m.clocks {
+		m.clocks[i].expected = base
+	}
+	m.base, m.over = base, 0
+}
+
+func (m *model) group(g int) *stream { return &m.streams[len(m.schema.Channels)+g] }
 
 // clock is a group's time.
 type clock struct {
@@ -45,10 +137,12 @@ const (
 	flagDigits
 	flagEnded
 	flagShape
-	flagPresent
+	flagMissing
 	flagQuality
 	flagRest
 	flagFirst
+	flagGraded
+	flagGaps
 )
 
 // next is the group that is expected to speak first, of those that have not ended; -1 if all have.
@@ -62,29 +156,51 @@ func (m *model) next() int {
 	return best
 }
 
-// ended codes whether group g has no more records in this payload.
+// ended codes whether group g has no more records in this payload. Where there is only one, nothing need be said.
 func (m *model) ended(c *coder, g int, b bool) bool {
-	b = m.groups[g].flag(c, flag(b), flagEnded, uint32(flag(m.clocks[g].seen))) == 1
-	m.clocks[g].ended = b
-	return b
+	if len(m.clocks) == 1 {
+		return false
+	}
+	s := m.group(0)
+	n := uint32(min(m.over, 3))
+	c.place[0] = s.place(hashFlag, flagEnded, n)
+	c.place[1] = s.place(hashFlag, flagEnded, 4+2*n+uint32(flag(m.clocks[g].seen)))
+	if s.bit(c, flag(b), 2, setFlags) == 0 {
+		return false
+	}
+	m.clocks[g].ended = true
+	m.over++
+	return true
 }
 
 // record codes one of group g; decoding fills it.
 func (m *model) record(c *coder, r *record) {
 	g := &m.schema.Groups[r.group]
-	gs := &m.groups[r.group]
+	gs := m.group(r.group)
+	if c.undo != nil {
+		c.undo.stream(gs)
+		for _, at := range g.Channels {
+			c.undo.stream(&m.streams[at])
+		}
+	}
 	m.time(c, r, g, gs)
-	r.shape = gs.flag(c, flag(r.shape), flagShape, gs.flags&3) == 1
-	gs.flags = gs.flags<<1 | uint32(flag(r.shape))
+	graded := m.shape(c, r, g, gs)
 	var a around
 	for i, at := range g.Channels {
-		if r.shape && !m.shape(c, r, i, &m.channels[at]) {
+		if r.marks[i] == missing {
 			continue
 		}
-		ch, cs := &m.schema.Channels[at], &m.channels[at]
+		ch, cs := &m.schema.Channels[at], &m.streams[at]
+		if graded {
+			q := 0
+			for bit := range 2 {
+				q = q<<1 | cs.flag(c, int(r.marks[i])>>(1-bit)&1, flagQuality, uint32(q+bit))
+			}
+			r.marks[i] = mark(q)
+		}
 		a.parent, a.step = 0, 0
 		if p := ch.Parent - 1; p >= 0 {
-			ps := &m.channels[p]
+			ps := &m.streams[p]
 			a.parent, a.step = ps.v1, ps.e1
 		}
 		m.value(c, &r.values[i], ch, cs, &a)
@@ -92,27 +208,52 @@ func (m *model) record(c *coder, r *record) {
 	}
 }
 
-// shape codes whether the channel is there, and its quality.
-func (m *model) shape(c *coder, r *record, i int, cs *stream) bool {
-	r.present[i] = cs.flag(c, flag(r.present[i]), flagPresent, 0) == 1
-	if !r.present[i] {
+// shape codes which channels are there, and whether their qualities follow.
+func (m *model) shape(c *coder, r *record, g *Group, gs *stream) (graded bool) {
+	r.shape = gs.flag(c, flag(r.shape), flagShape, gs.flags&3) == 1
+	gs.flags = gs.flags<<1 | uint32(flag(r.shape))
+	if !r.shape {
 		return false
 	}
-	q := 0
-	for bit := range 2 {
-		q = q<<1 | cs.flag(c, int(r.quality[i])>>(1-bit)&1, flagQuality, uint32(q+bit))
+	gaps := 0
+	if !c.decoding {
+		for _, k := range r.marks {
+			gaps |= flag(k == missing)
+			graded = graded || k != missing && k != mark(drivers.Good)
+		}
 	}
-	r.quality[i] = drivers.Quality(q)
-	return true
+	graded = gs.flag(c, flag(graded), flagGraded, 0) == 1
+	if gs.flag(c, gaps, flagGaps, uint32(flag(graded))) == 0 {
+		return graded
+	}
+	n, last := uint32(0), uint32(0)
+	for i, at := range g.Channels {
+		cs := &m.streams[at]
+		if n > 0 || i < len(g.Channels)-1 { // else it must be the last
+			c.place[0] = gs.place(hashFlag, flagMissing, min(n, 2)<<2|last<<1|cs.missing)
+			c.place[1] = gs.place(hashFlag, flagMissing, uint32(16+i<<1)+min(n, 1))
+			last = uint32(gs.bit(c, flag(r.marks[i] == missing), 2, setFlags))
+		} else {
+			last = 1
+		}
+		cs.missing = last
+		n += last
+		if last == 1 {
+			r.marks[i] = missing
+		} else if c.decoding {
+			r.marks[i] = mark(drivers.Good)
+		}
+	}
+	return graded
 }
 
-func (m *model) time(c *coder, r *record, g *Group, gs *stream) {
-	k := &m.clocks[r.group]
-	at, rest := floorDiv(r.time, g.Res)
+func (m *model) time(c *coder, rec *record, g *Group, gs *stream) {
+	k := &m.clocks[rec.group]
+	at, rest := floorDiv(rec.time, g.Res)
 	if !k.seen {
 		k.seen = true
-		r.time = m.base + unzigzag(gs.natural(c, zigzag(r.time-m.base), flagFirst))
-		k.at, k.rest = floorDiv(r.time, g.Res)
+		rec.time = m.base + unzigzag(gs.natural(c, zigzag(rec.time-m.base), flagFirst, size(uint64(g.Every*g.Res))))
+		k.at, k.rest = floorDiv(rec.time, g.Res)
 	} else {
 		if g.Res > 1 {
 			if gs.flag(c, flag(rest != k.rest), flagRest, 0) == 1 {
@@ -123,32 +264,45 @@ func (m *model) time(c *coder, r *record, g *Group, gs *stream) {
 		} else {
 			rest = 0
 		}
-		usual := k.at + g.Every
+		pull := int64(0)
+		switch g.Pull {
+		case pullBefore:
+			pull = gs.e2
+		case pullBack:
+			pull = -(k.phase >> 5)
+		}
+		late, m1 := magnitude(k.phase>>6), magnitude(gs.e1)
 		ctx := [contexts]uint32{
-			hash(hashPhase, magnitude(k.phase>>6), 0),
-			hash(hashTimeStep, magnitude(gs.e1), 0),
-			hash(hashTimeSteps, magnitude(gs.e1), magnitude(gs.e2)),
+			hash(hashLate, late, m1),
 			hash(hashTimeValue, uint32(gs.e1), 0),
-			hash(hashLate, magnitude(k.phase>>6), magnitude(gs.e1)),
+			hash(hashTimeSteps, m1, magnitude(gs.e2)),
 			hash(hashBefore, gs.changes&15, 0),
+			hash(hashPhase, late, 0),
+			hash(hashTimeStep, m1, 0),
 		}
 		h := hash(hashByStep, uint32(gs.e1), 0) & guessMask
-		guess := [guessers]int64{gs.guesses[0][h], gs.e2}
-		e := gs.number(c, at-usual, &ctx, &guess, unbounded)
-		k.at, k.rest = usual+e, rest
+		guess := [guessers]int64{gs.guesses[0][h] - pull, gs.e2 - pull}
+		usual := k.at + g.Every + pull
+		r := gs.number(c, at-usual, &ctx, &guess, size(uint64(gs.size))-above)
+		gs.size += (int32(min(max(r, -r), 1<<20))*16 - gs.size) * 9 >> 6
+		k.at, k.rest = usual+r, rest
+		e := min(max(r+pull, -maxIndex), maxIndex)
 		if limit := maxTime/g.Res + 1; k.at > limit || k.at < -limit {
 			c.bad, k.at = errStream, 0
 		}
-		gs.guessed[0] = gs.guessed[0]<<1 | uint32(flag(guess[0] == e))
-		gs.guessed[1] = gs.guessed[1]<<1 | uint32(flag(guess[1] == e))
+		gs.guessed[0] = gs.guessed[0]<<1 | uint32(flag(guess[0] == r))
+		gs.guessed[1] = gs.guessed[1]<<1 | uint32(flag(guess[1] == r))
+		if c.undo != nil {
+			c.undo.guess(&gs.guesses[0][h])
+		}
 		gs.guesses[0][h] = e
 		gs.e2, gs.e1 = gs.e1, e
 		gs.changes = gs.changes<<1 | uint32(flag(e != 0))
 		k.phase += min(max(e, -1<<20), 1<<20) * 16
 		k.phase -= k.phase >> 3
-		r.time = k.at*g.Res + k.rest
+		rec.time = k.at*g.Res + k.rest
 	}
-	if r.time > maxTime || r.time < -maxTime {
+	if rec.time > maxTime || rec.time < -maxTime {
 		c.bad = errStream
 	}
 	k.expected = (k.at+g.Every)*g.Res + k.rest
@@ -161,25 +315,30 @@ func (m *model) value(c *coder, v *float64, ch *Channel, cs *stream, a *around) 
 		n, corr, ok = ch.index(*v)
 	}
 	if cs.n == 0 {
-		n = ch.Mean + unzigzag(cs.natural(c, zigzag(n-ch.Mean), flagFirst))
+		n = ch.Mean + unzigzag(cs.natural(c, zigzag(n-ch.Mean), flagFirst, ch.Spread))
 		if n > maxIndex*2 || n < -maxIndex*2 {
 			c.bad, n = errStream, 0
 		}
-		cs.saw(n, 0, a)
+		cs.saw(c, n, 0, a)
 	} else {
-		usual := cs.v1
-		if ch.Linear {
+		usual, other := cs.v1, cs.level>>3
+		switch {
+		case ch.Linear:
 			usual += cs.v1 - cs.v2
+		case ch.Level:
+			usual, other = (cs.level+8)>>4, cs.v1*2
+		case ch.Fixed:
+			usual, other = ch.Mean, cs.v1*2
 		}
-		e := cs.residual(c, n-usual, usual, a)
+		e := cs.residual(c, n-usual, usual, other, a)
 		n = usual + e
 		if n > maxIndex*2 || n < -maxIndex*2 {
 			c.bad, n = errStream, 0
 		}
-		cs.saw(n, e, a)
+		cs.saw(c, n, e, a)
 	}
-	cs.at[0] = place(hashOdd, cs.flags&3, 0)
-	cs.at[1] = place(hashOdd, 4, uint32(n))
+	c.place[0] = cs.place(hashOdd, cs.flags&3, 0)
+	c.place[1] = cs.place(hashOdd, 4, uint32(n))
 	odd := cs.bit(c, flag(!ok || corr != 0), 2, setOdd)
 	cs.flags = cs.flags<<1 | uint32(odd)
 	switch {
@@ -232,8 +391,11 @@ func (s *stream) escape(c *coder, v *float64, ch *Channel, n int64) {
 		if !(math.Abs(near) < maxDigits) {
 			near = 0
 		}
-		x := near + float64(unzigzag(s.natural(c, zigzag(digits-int64(near)), flagDigits)))
+		x := near + float64(unzigzag(s.natural(c, zigzag(digits-int64(near)), flagDigits, 0)))
 		*v = x / pow10[k]
+	}
+	if c.undo != nil {
+		c.undo.remember(m)
 	}
 	*m = *v
 }
@@ -241,8 +403,8 @@ func (s *stream) escape(c *coder, v *float64, ch *Channel, n int64) {
 // correction codes how far the value is from where its number lies: not 0.
 func (s *stream) correction(c *coder, v int64, n uint32) int64 {
 	bit := func(b int, node uint32) int {
-		s.at[0] = place(hashCorrection, node, 0)
-		s.at[1] = place(hashCorrection, node+256, n)
+		c.place[0] = s.place(hashCorrection, node, 0)
+		c.place[1] = s.place(hashCorrection, node+256, n)
 		return s.bit(c, b, 2, setFlags)
 	}
 	sign := bit(flag(v < 0), 1)

@@ -39,16 +39,29 @@ type Channel struct {
 	Float32 bool    `json:"f32,omitempty"`
 	Bits    bool    `json:"bits,omitempty"`
 	Linear  bool    `json:"lin,omitempty"`  // expected to go on as before, instead of staying
+	Level   bool    `json:"lev,omitempty"`  // expected where it was on average lately
+	Fixed   bool    `json:"fix,omitempty"`  // expected at Mean
 	Mean    int64   `json:"mean,omitempty"` // where n is expected at first
+	Spread  int     `json:"dev,omitempty"`  // how many bits twice the distance from there has, usually: 0 to 48
+	Slots   int     `json:"sl,omitempty"`   // 2^Slots places for what its model learns: 4 to 12; 0: 2^11
 	Parent  int     `json:"par,omitempty"`  // 1 + the place in ch of an earlier channel of the same group that tells about this one; 0 none
 }
 
 // Group is channels that are read together, in the order in which a poll has them.
 type Group struct {
-	Channels []int `json:"ch"`  // places in ch
-	Res      int64 `json:"res"` // ms: what nearly all times between two polls are a multiple of
-	Every    int64 `json:"per"` // the usual time between two polls, in Res
+	Channels []int `json:"ch"`             // places in ch
+	Res      int64 `json:"res"`            // ms: what nearly all times between two polls are a multiple of
+	Every    int64 `json:"per"`            // the usual time between two polls, in Res
+	Pull     int   `json:"pull,omitempty"` // what a poll's deviation from Every is expected to be: see the constants; 0 none
+	Slots    int   `json:"sl,omitempty"`   // the same as a channel's, for its times
 }
+
+// What a group's next deviation may be like.
+const (
+	pullBefore = 1 + iota // the last but one: two polls take turns
+	pullBack              // against those before, half of what is left of them
+	pulls
+)
 
 // Bounds of a schema.
 const (
@@ -56,7 +69,11 @@ const (
 	MaxGroups   = 1024
 	MaxSchema   = 1 << 20 // bytes of its JSON
 	maxPrimers  = 8
+	maxSpread   = 48
 	maxIndex    = 1 << 44 // of n
+	minSlots    = 4       // bits
+	maxSlots    = 12
+	usualSlots  = 11      // where the schema does not say
 	maxEvery    = 1 << 32 // ms
 )
 
@@ -122,6 +139,12 @@ func (s *Schema) check() error {
 		case g.Every < 1 || g.Every > maxEvery/g.Res:
 			return fmt.Errorf("packed: schema %d: group %d: per %d: want 1 to 2^32 ms in steps of %d", s.ID, i, g.Every, g.Res)
 		}
+		if g.Pull < 0 || g.Pull >= pulls {
+			return fmt.Errorf("packed: schema %d: group %d: pull %d: want 0 to %d", s.ID, i, g.Pull, pulls-1)
+		}
+		if g.Slots != 0 && (g.Slots < minSlots || g.Slots > maxSlots) {
+			return fmt.Errorf("packed: schema %d: group %d: sl %d: want %d to %d, or 0", s.ID, i, g.Slots, minSlots, maxSlots)
+		}
 		at := map[int]bool{}
 		for _, c := range g.Channels {
 			if c < 0 || c >= len(s.Channels) || seen[c] {
@@ -152,6 +175,10 @@ func (c *Channel) check() error {
 		return fmt.Errorf("dec with div: want f32 as well, or step")
 	case c.Dec != nil && (*c.Dec < 0 || *c.Dec > 15):
 		return fmt.Errorf("dec %d: want 0 to 15", *c.Dec)
+	case c.Spread < 0 || c.Spread > maxSpread:
+		return fmt.Errorf("dev %d: want 0 to %d", c.Spread, maxSpread)
+	case c.Slots != 0 && (c.Slots < minSlots || c.Slots > maxSlots):
+		return fmt.Errorf("sl %d: want %d to %d, or 0", c.Slots, minSlots, maxSlots)
 	case c.Mean > maxIndex || c.Mean < -maxIndex:
 		return fmt.Errorf("mean %d: want at most 2^44", c.Mean)
 	}

@@ -2,9 +2,11 @@ package packed
 
 import (
 	"context"
-	"homeward/agent/pack"
 	"math"
 	"slices"
+
+	"homeward/agent/pack"
+	"homeward/drivers"
 )
 
 // lattices proposes how a channel's values may be numbered, the plainest first.
@@ -230,6 +232,12 @@ const trialLength = 1500
 // linearGain is what going on as before must win to be believed: a night says little of the day.
 const linearGain = 1.06
 
+// levelGain is the same for an average.
+const levelGain = 1.01
+
+// pullGain is the same for how a group's times are expected.
+const pullGain = 1.01
+
 // Train makes a schema from what is known of the channels and from polls as they came, which may be none. The polls'
 // last payloads become its primers: as many as primers says.
 func Train(id uint32, sets []Set, polls []pack.Poll, primers int) (*Coder, error) {
@@ -257,17 +265,19 @@ func TrainContext(ctx context.Context, id uint32, sets []Set, polls []pack.Poll,
 	if err != nil || len(polls) == 0 {
 		return c, err
 	}
-	w := c.NewWriter(pack.Header{}, Text, false, math.MaxInt/2)
 	records := make([][]record, len(s.Groups))
+	var places []int
 	for _, p := range polls {
-		if !w.Add(p) {
+		g, at, ok := c.locate(p, places[:0])
+		places = at
+		if !ok || len(at) < len(s.Groups[g].Channels) || slices.ContainsFunc(p.Readings, func(r drivers.Reading) bool { return r.Quality != drivers.Good }) {
 			continue
 		}
-		r := w.polls[len(w.polls)-1]
-		if !r.shape {
-			records[r.group] = append(records[r.group], r)
+		r := record{group: g, time: p.Time, values: make([]float64, len(at))}
+		for i := range p.Readings {
+			r.values[i] = p.Readings[i].Value
 		}
-		w.polls, w.n = w.polls[:0], 0
+		records[g] = append(records[g], r)
 	}
 	for g := range s.Groups {
 		if len(records[g]) >= 4 {
@@ -276,22 +286,51 @@ func TrainContext(ctx context.Context, id uint32, sets []Set, polls []pack.Poll,
 			}
 		}
 	}
-	if c, err = New(s); err != nil || primers == 0 {
-		return c, err
+	if primers == 0 {
+		return New(s)
 	}
-	var texts []string
-	c.fill(slices.DeleteFunc(slices.Clone(polls), func(p pack.Poll) bool { return !c.Fits(p) }), primerSize, func(payload []byte) bool {
-		texts = append(texts, string(payload))
-		return ctx.Err() == nil
-	})
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	known := slices.DeleteFunc(slices.Clone(polls), func(p pack.Poll) bool { return !c.Fits(p) })
+	return s.prime(ctx, known, primers)
+}
+
+// prime gives the schema primers: full ones, that end as late as a few tries find.
+func (s *Schema) prime(ctx context.Context, polls []pack.Poll, primers int) (best *Coder, err error) {
+	found := 0 // where the best begin
+	for start, try := 0, 0; try < 5 && start < len(polls); try++ {
+		s := *s
+		c, err := New(&s)
+		if err != nil {
+			return nil, err
+		}
+		rest := polls[start:]
+		for len(s.Primers) < primers && len(rest) > 0 {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			payload, left := c.one(rest, primerSize)
+			if payload == nil || len(left) == 0 && best != nil {
+				break
+			}
+			if err := c.prime(string(payload)); err != nil {
+				return nil, err
+			}
+			s.Primers, rest = append(s.Primers, string(payload)), left
+		}
+		switch {
+		case best == nil || len(s.Primers) == primers && len(rest) > 0:
+			best, found = c, start
+			start += len(rest) - len(rest)/64 // the next end about where the polls do
+		default: // they end too early to be full
+			start -= (start - found + 7) / 8
+		}
+		if start <= found {
+			break
+		}
 	}
-	if len(texts) > primers {
-		texts = texts[:len(texts)-1] // the last is hardly ever full
+	if best == nil {
+		return New(s)
 	}
-	s.Primers = texts[max(0, len(texts)-primers):]
-	return New(s)
+	return best, nil
 }
 
 // train fits a group.
@@ -336,13 +375,18 @@ func (s *Schema) train(ctx context.Context, g int, set Set, records []record) er
 		best, least := known, math.Inf(1)
 		for _, c := range candidates {
 			c.Name, c.Unit = known.Name, known.Unit
-			for _, linear := range []bool{false, true} {
-				c.Linear = linear
-				c.Mean = c.median(values)
+			for k := range 4 {
+				c.Linear, c.Level, c.Fixed = k == 1, k == 2, k == 3
+				c.Mean, c.Spread = c.middle(values)
 				s.Channels[at] = c
-				cost := s.trial(gr, half, i)
-				if linear {
+				if c.Fixed { // what comes is not known yet
+					s.Channels[at].Mean, _ = c.middle(values[:len(values)/2])
+				}
+				cost, _ := s.trial(gr, half, i)
+				if c.Linear {
 					cost *= linearGain
+				} else if c.Level {
+					cost *= levelGain
 				}
 				if cost < least*0.985 {
 					best, least = c, cost
@@ -353,7 +397,7 @@ func (s *Schema) train(ctx context.Context, g int, set Set, records []record) er
 		parent := 0
 		for _, p := range gr.Channels[:i] {
 			s.Channels[at].Parent = p + 1
-			if cost := s.trial(gr, half, i); cost < least*0.99 {
+			if cost, _ := s.trial(gr, half, i); cost < least*0.99 {
 				parent, least = p+1, cost
 			}
 		}
@@ -361,11 +405,62 @@ func (s *Schema) train(ctx context.Context, g int, set Set, records []record) er
 		if parent == 0 && i > 0 {
 			s.Channels[at].Parent = gr.Channels[i-1] + 1
 		}
+		_, used := s.trial(gr, half, i)
+		s.Channels[at].Slots = room(used)
+	}
+	least := math.Inf(1)
+	for pull := range pulls {
+		try := *gr
+		try.Pull = pull
+		cost, used := try.trial(half)
+		if pull > 0 {
+			cost *= pullGain
+		}
+		if cost < least {
+			least, gr.Pull, gr.Slots = cost, pull, room(used)
+		}
 	}
 	return nil
 }
 
-func (c *Channel) median(values []float64) int64 {
+// room is how many slots, in bits, are enough where a trial used so many: collisions stay rare.
+func room(used int) int {
+	return min(max(size(uint64(8*used)), minSlots), maxSlots)
+}
+
+// trialSlots is the size of a trial's model, in bits: larger than any that is used.
+const trialSlots = 13
+
+func used(slots []slot) (n int) {
+	for _, s := range slots {
+		n += flag(s&255 > 0)
+	}
+	return n
+}
+
+// trial is what the times of a group cost, in bits.
+func (g *Group) trial(records []record) (cost float64, slots int) {
+	m := newTrial(g)
+	dry := coder{dry: true}
+	for i := range records {
+		r := record{time: records[i].time}
+		m.time(&dry, &r, g, &m.streams[0])
+	}
+	return dry.spent, used(m.slots)
+}
+
+func newTrial(g *Group) *model {
+	m := &model{streams: make([]stream, 1), clocks: make([]clock, 1)}
+	m.slots = make([]slot, 1<<trialSlots)
+	m.streams[0].slots, m.streams[0].shift = m.slots, 32-trialSlots
+	m.streams[0].refined = &m.refined[0]
+	m.refined[0].reset()
+	m.streams[0].reset()
+	return m
+}
+
+// middle is where a channel's numbers are, and how many bits their distance from there has.
+func (c *Channel) middle(values []float64) (mean int64, spread int) {
 	var ns []int64
 	for _, v := range values {
 		if n, _, ok := c.index(v); ok {
@@ -373,16 +468,24 @@ func (c *Channel) median(values []float64) int64 {
 		}
 	}
 	if len(ns) == 0 {
-		return 0
+		return 0, 0
 	}
 	slices.Sort(ns)
-	return ns[len(ns)/2]
+	mean = ns[len(ns)/2]
+	for i, n := range ns {
+		ns[i] = max(n-mean, mean-n)
+	}
+	slices.Sort(ns)
+	return mean, min(size(uint64(2*ns[len(ns)*6/10])), maxSpread)
 }
 
 // trial is what channel i of a group costs, in bits.
-func (s *Schema) trial(g *Group, records []record, i int) float64 {
-	m := model{schema: s, channels: make([]stream, 1)}
-	m.channels[0].reset()
+func (s *Schema) trial(g *Group, records []record, i int) (cost float64, slots int) {
+	var m model
+	cs := stream{slots: make([]slot, 1<<trialSlots), shift: 32 - trialSlots}
+	cs.refined = &refinements{}
+	cs.refined.reset()
+	cs.reset()
 	dry := coder{dry: true}
 	last := make([]int64, i)
 	steps := make([]int64, i)
@@ -400,7 +503,7 @@ func (s *Schema) trial(g *Group, records []record, i int) float64 {
 			}
 		}
 		v := records[n].values[i]
-		m.value(&dry, &v, &s.Channels[g.Channels[i]], &m.channels[0], &a)
+		m.value(&dry, &v, &s.Channels[g.Channels[i]], &cs, &a)
 	}
-	return dry.spent
+	return dry.spent, used(cs.slots)
 }

@@ -8,76 +8,307 @@ import (
 	"homeward/drivers"
 )
 
-// Writer fills one payload. Polls are kept and coded when the payload is closed, or when a guess says that it is full:
-// how many bytes a poll takes depends on those after it.
+// Writer fills one payload. Polls are coded as they come, in the order in which a decoder expects them: a poll waits for
+// those that are expected before it.
 type Writer struct {
-	c      *Coder
-	head   Info
-	max    int
-	polls  []record
-	queue  [][]int   // per group: its polls
-	n      int       // readings
-	over   bool      // coded once, and found to be too much
-	places []int     // of the last poll
-	slab   []float64 // room for values
+	c     *Coder
+	head  Info
+	named bool
+	max   int
+	n     int // readings taken
+	full  bool
+	*work // nil: nothing was taken
 }
+
+// work is what a writer needs while it is at it.
+type work struct {
+	m      *model
+	out    coder
+	undo   undo
+	polls  []poll
+	values []float64
+	marks  []mark
+	queues []queue // of each group
+	places []int   // of the last poll
+
+	coded    int // polls
+	readings int // of these
+	latest   int // 1 + the last of them, in the order in which they were added
+	biggest  int // digits of one poll, at most
+	checked  int // digits at the last look at what the payload would be
+	slack    int // digits that were left then; -1: there was none
+	parts    int // readings of the only poll; 0: all
+
+	closing bool // no more polls come
+	careful bool // look before each poll
+	skipped bool // the last time, there was no look
+	said    bool // after the last poll, that a group has ended
+
+	ends  int    // polls of the best payload so far
+	best  []byte // its digits
+	spare []byte
+}
+
+// poll is one that was taken.
+type poll struct {
+	group, at int // at: in values and marks
+	n         int // readings
+	time      int64
+	next      int // the next of its group
+	shape     bool
+}
+
+type queue struct{ first, last int } // -1: none
 
 // NewWriter begins a payload of at most max bytes; the gateway's name goes into it where named says so.
 func (c *Coder) NewWriter(h pack.Header, radix Radix, named bool, max int) *Writer {
-	w := &Writer{c: c, max: max, queue: make([][]int, len(c.schema.Groups))}
-	w.head = Info{Schema: c.schema.ID, Epoch: h.Epoch, First: h.First, radix: radix}
-	if named {
-		w.head.Gateway = h.Gateway
-	}
+	w := &Writer{c: c, max: max, named: named}
+	w.head.radix = radix
+	w.Reset(h)
 	return w
 }
 
-// Add takes a whole poll. False: it is not of the schema, or there is enough to fill the payload.
+// Reset begins another payload, like the last.
+func (w *Writer) Reset(h pack.Header) {
+	w.drop()
+	w.head = Info{Schema: w.c.schema.ID, Epoch: h.Epoch, First: h.First, radix: w.head.radix}
+	if w.named {
+		w.head.Gateway = h.Gateway
+	}
+	w.n, w.full = 0, false
+}
+
+func (w *Writer) drop() {
+	if w.work != nil {
+		w.c.works.Put(w.work)
+		w.work = nil
+	}
+}
+
+// begin makes ready for the first poll.
+func (w *Writer) begin() {
+	k, _ := w.c.works.Get().(*work)
+	if k == nil {
+		k = &work{m: newModel(w.c.schema), queues: make([]queue, len(w.c.schema.Groups))}
+	}
+	k.polls, k.values, k.marks = k.polls[:0], k.values[:0], k.marks[:0]
+	for g := range k.queues {
+		k.queues[g] = queue{-1, -1}
+	}
+	w.work = k
+}
+
+// restart begins to code, from the first poll.
+func (w *Writer) restart() {
+	w.m.begin(w.c.prior, w.head.base)
+	w.out.begin(int(w.head.radix), w.out.digits[:0], false)
+	w.head.header(&w.out)
+	for g := range w.queues {
+		w.queues[g].first = -1
+	}
+	for i := len(w.polls) - 1; i >= 0; i-- {
+		w.queues[w.polls[i].group].first = i
+	}
+	w.coded, w.readings, w.latest, w.biggest, w.checked, w.slack, w.ends, w.parts = 0, 0, 0, 0, 0, -1, 0, 0
+	w.closing, w.careful, w.skipped, w.said = false, false, false, false
+}
+
+// Add takes a whole poll. False: it is not of the schema, or the payload is full.
 func (w *Writer) Add(p pack.Poll) bool {
+	if w.full {
+		return false
+	}
+	if w.work == nil {
+		w.begin()
+	}
 	g, places, ok := w.c.locate(p, w.places[:0])
 	w.places = places
-	if !ok || w.over || w.n+len(w.c.schema.Groups[g].Channels) > maxReadings || len(w.polls)+1 >= int(w.head.radix*w.head.radix*w.head.radix) {
-		w.over = w.over || ok
+	if !ok {
 		return false
 	}
 	size := len(w.c.schema.Groups[g].Channels)
-	r := record{group: g, time: p.Time, values: w.room(size)}
-	if len(p.Readings) < size || slices.ContainsFunc(p.Readings, func(r drivers.Reading) bool { return r.Quality != drivers.Good }) {
-		r.shape, r.present, r.quality = true, make([]bool, size), make([]drivers.Quality, size)
+	r := int(w.head.radix)
+	if w.n+size > maxReadings || len(w.polls)+1 >= r*r*r {
+		w.full = true
+		return false
 	}
-	for i, at := range places {
-		r.values[at] = p.Readings[i].Value
-		if r.shape {
-			r.present[at], r.quality[at] = true, p.Readings[i].Quality
+	i, at := len(w.polls), len(w.values)
+	w.values, w.marks = slices.Grow(w.values, size)[:at+size], slices.Grow(w.marks, size)[:at+size]
+	shape := len(p.Readings) < size
+	if shape {
+		for j := range size {
+			w.values[at+j], w.marks[at+j] = 0, missing
 		}
 	}
-	if len(w.polls) == 0 {
-		w.head.base = p.Time
+	for j, place := range places {
+		w.values[at+place], w.marks[at+place] = p.Readings[j].Value, mark(p.Readings[j].Quality)
+		shape = shape || p.Readings[j].Quality != drivers.Good
 	}
-	w.queue[g] = append(w.queue[g], len(w.polls))
-	w.polls = append(w.polls, r)
+	w.polls = append(w.polls, poll{g, at, len(p.Readings), p.Time, -1, shape})
 	w.n += len(p.Readings)
-	ratio := math.Float64frombits(w.c.ratio.Load())
-	if float64(w.n)*ratio > float64(w.max)*1.04 {
-		t := w.start(len(w.polls))
-		if !t.run(w.max, nil) {
-			w.over = true
-		} else {
-			w.c.ratio.Store(math.Float64bits(max(float64(t.length())/float64(w.n), 1e-4)))
-		}
-		t.free()
+	q := &w.queues[g]
+	if q.last >= 0 {
+		w.polls[q.last].next = i
 	}
+	if q.first < 0 {
+		q.first = i
+	}
+	q.last = i
+	if i == 0 {
+		w.head.base = p.Time
+		w.restart()
+	} else if w.m.clocks[g].ended { // it was said too early
+		w.c.learn(len(w.out.digits), w.readings)
+		w.restart()
+	}
+	w.advance()
 	return true
 }
 
-// room is where a poll's values go: many polls share one allocation.
-func (w *Writer) room(n int) []float64 {
-	if len(w.slab) < n {
-		w.slab = make([]float64, max(n, 1024))
+// fixed is the number of digits before the stream, with n polls.
+func (w *Writer) fixed(n int) int {
+	if r := int(w.head.radix); n >= r*r {
+		return 6
 	}
-	room := w.slab[:n:n]
-	w.slab = w.slab[n:]
-	return room
+	return 5
+}
+
+// about is how many digits the polls before number n take that are not coded yet.
+func (w *Writer) about(n int) float64 {
+	each := math.Float64frombits(w.c.ratio.Load()) // a reading
+	if w.readings > 300 {
+		each = float64(len(w.out.digits)) / float64(w.readings)
+	}
+	left := len(w.polls) - w.coded
+	if left == 0 {
+		return 0
+	}
+	return each * float64(w.n-w.readings) * float64(n-w.coded) / float64(left)
+}
+
+// learn keeps how many digits a reading takes.
+func (c *Coder) learn(digits, readings int) {
+	if readings > 0 {
+		c.ratio.Store(math.Float64bits(max(float64(digits)/float64(readings), 1e-4)))
+	}
+}
+
+// advance codes the polls that are next, until one is that has not come yet, or the payload is full.
+func (w *Writer) advance() {
+	c := &w.out
+	for !w.full && w.coded < len(w.polls) {
+		g := w.m.next()
+		i := w.queues[g].first
+		if i < 0 {
+			if !w.closing && float64(len(c.digits))+w.about(len(w.polls)) < 1.03*float64(w.max)+16 {
+				return
+			}
+			if w.coded == w.latest && w.coded > 0 && !w.said && !w.mayEnd(w.coded) {
+				w.full = true
+				return
+			}
+			w.m.ended(c, g, true) // what still comes of it will find no room
+			w.said = true
+			continue
+		}
+		if i >= w.latest && i > 0 && !w.mayEnd(i) {
+			w.full = true
+			return
+		}
+		before := len(c.digits)
+		w.m.ended(c, g, false)
+		w.said = false
+		w.code(i)
+		w.coded++
+		w.readings += w.polls[i].n
+		w.latest = max(w.latest, i+1)
+		w.biggest = max(w.biggest, len(c.digits)-before)
+		w.full = len(c.digits)+w.fixed(w.coded) > w.max
+	}
+}
+
+// code codes poll i, the first of its queue.
+func (w *Writer) code(i int) {
+	p := &w.polls[i]
+	size := len(w.c.schema.Groups[p.group].Channels)
+	r := record{p.group, p.time, w.values[p.at : p.at+size], w.marks[p.at : p.at+size], p.shape}
+	if w.parts > 0 {
+		r = r.first(w.parts)
+	}
+	w.m.record(&w.out, &r)
+	w.queues[p.group].first = p.next
+}
+
+// mayEnd looks, near the end, what the payload would be with all polls before number n. False: they do not fit.
+func (w *Writer) mayEnd(n int) bool {
+	if n == w.coded && w.said {
+		return true // this was looked at before it was said
+	}
+	used := len(w.out.digits)
+	tail := 0
+	if len(w.queues) > 1 {
+		tail = int(w.about(n)) + len(w.queues)/2
+	}
+	if !w.careful && (used+tail+3*w.biggest+w.max/32 < w.max || w.slack >= 0 && used-w.checked+2*w.biggest+2 < w.slack) {
+		w.skipped = true
+		return true
+	}
+	for ; n >= w.latest && (n > w.coded || !w.said); n-- {
+		if size := w.tryEnd(n); size <= w.max {
+			w.checked, w.slack, w.skipped = used, w.max-size, false
+			return true
+		}
+	}
+	return false
+}
+
+// tryEnd codes what is missing of the first n polls, keeps the digits if they fit, and takes it back.
+func (w *Writer) tryEnd(n int) (size int) {
+	c := &w.out
+	before := *c
+	c.digits = append(w.spare[:0], c.digits...)
+	c.undo = &w.undo
+	w.undo.begin(w.m, w.queues)
+	for left := n - w.coded; left > 0 && len(c.digits) <= w.max; {
+		g := w.m.next()
+		w.undo.group(g)
+		i := w.queues[g].first
+		if i < 0 || i >= n {
+			w.m.ended(c, g, true)
+			continue
+		}
+		w.m.ended(c, g, false)
+		w.code(i)
+		left--
+	}
+	size = math.MaxInt
+	w.spare = c.digits
+	if len(c.digits) <= w.max {
+		w.spare = c.end()
+		size = len(w.spare) + w.fixed(n)
+	}
+	if size <= w.max {
+		w.best, w.spare, w.ends = w.spare, w.best, n
+	}
+	w.undo.back()
+	*c = before
+	return size
+}
+
+// first is the record with its first n readings alone.
+func (r *record) first(n int) record {
+	o := *r
+	o.shape, o.marks = true, slices.Clone(r.marks)
+	for i := range o.marks {
+		if o.marks[i] != missing {
+			if n == 0 {
+				o.marks[i] = missing
+			} else {
+				n--
+			}
+		}
+	}
+	return o
 }
 
 // AddPart takes nothing: [Writer.Close] splits a poll that is too large alone.
@@ -85,7 +316,7 @@ func (w *Writer) AddPart(pack.Poll) int { return 0 }
 
 // AddGap takes a gap record, before the first poll.
 func (w *Writer) AddGap(g pack.Gap) bool {
-	if len(w.polls) > 0 || len(w.head.Gaps) >= maxGaps || len(g.Reason) > 255 {
+	if w.n > 0 || len(w.head.Gaps) >= maxGaps || len(g.Reason) > 255 {
 		return false
 	}
 	w.head.Gaps = append(w.head.Gaps, g)
@@ -97,189 +328,95 @@ func (w *Writer) AddGap(g pack.Gap) bool {
 }
 
 // Full says that no more is taken.
-func (w *Writer) Full() bool { return w.over }
+func (w *Writer) Full() bool { return w.full }
 
 // Len is the number of readings taken; [Writer.Close] may have to leave some of them out.
 func (w *Writer) Len() int { return w.n }
 
 // Size is the number of bytes of what was taken.
 func (w *Writer) Size() int {
-	t := w.start(len(w.polls))
-	t.run(math.MaxInt, nil)
-	defer t.free()
-	return t.length()
-}
-
-// Size is how many bytes polls take in payloads of at most max; those that are not of the schema are left out.
-func (c *Coder) Size(polls []pack.Poll, max int) (bytes int) {
-	known := slices.DeleteFunc(slices.Clone(polls), func(p pack.Poll) bool { return !c.Fits(p) })
-	_ = c.fill(known, max, func(payload []byte) bool {
-		bytes += len(payload)
-		return true
-	})
-	return bytes
-}
-
-// fill packs polls into payloads of at most max bytes until there are no more polls, or one does not fit, or take says no;
-// it returns the polls that are left.
-func (c *Coder) fill(polls []pack.Poll, max int, take func(payload []byte) bool) []pack.Poll {
-	for len(polls) > 0 {
-		w := c.NewWriter(pack.Header{First: 1}, Text, false, max)
-		for i := 0; i < len(polls) && w.Add(polls[i]); i++ {
-		}
-		payload, n := w.Close()
-		if n == 0 || !take(payload) {
-			return polls
-		}
-		for n > 0 {
-			if k := len(polls[0].Readings); n < k { // a poll too large alone
-				rest := polls[0]
-				rest.Readings = rest.Readings[n:]
-				polls = append([]pack.Poll{rest}, polls[1:]...)
-				break
-			} else {
-				n -= k
-			}
-			polls = polls[1:]
-		}
+	if w.n == 0 {
+		var c coder
+		c.begin(int(w.head.radix), nil, false)
+		w.head.header(&c)
+		return w.fixed(0) + c.length()
 	}
-	return nil
+	o := &Writer{c: w.c, head: w.head, max: math.MaxInt / 2}
+	o.begin()
+	defer o.drop()
+	o.polls, o.values, o.marks = append(o.polls, w.polls...), append(o.values, w.values...), append(o.marks, w.marks...)
+	o.restart()
+	o.closing = true
+	o.advance()
+	return o.fixed(o.coded) + o.out.length()
 }
 
-// try is a coding of the first of the polls.
-type try struct {
-	w     *Writer
-	c     coder
-	m     *model
-	n     int   // polls to be coded
-	done  int   // polls coded
-	at    []int // per group: polls coded
-	last  int   // the latest poll coded
-	parts int   // of the only poll
-}
-
-func (w *Writer) start(n int) *try {
-	t := &try{w: w, m: w.c.borrow(&w.c.prior), n: n, at: make([]int, len(w.queue)), last: -1}
-	t.c.begin(int(w.head.radix), make([]byte, 0, min(w.max, 1<<16)+16), false)
-	w.head.header(&t.c)
-	t.m.begin(w.head.base)
-	return t
-}
-
-// fork is a copy that codes n polls.
-func (t *try) fork(n int) *try {
-	o := *t
-	o.c.digits = append(make([]byte, 0, cap(t.c.digits)), t.c.digits...)
-	o.m, o.at, o.n = t.w.c.borrow(t.m), slices.Clone(t.at), n
-	return &o
-}
-
-// free gives the model back; the digits remain.
-func (t *try) free() {
-	if t != nil && t.m != nil {
-		t.w.c.spare.Put(t.m)
-		t.m = nil
+// Close gives the payload: as many of the polls, in the order in which they were added, as fit; of a first poll that does
+// not fit by itself as many of its readings. It returns the payload and how many readings it holds: 0 if not one fits.
+func (w *Writer) Close() ([]byte, int) {
+	defer w.drop()
+	if w.n == 0 {
+		var c coder
+		c.begin(int(w.head.radix), nil, false)
+		w.head.header(&c)
+		return w.seal(c.end(), 0), 0
 	}
-}
-
-func (t *try) fixed() int {
-	r := int(t.w.head.radix)
-	if t.n >= r*r {
-		return 6
-	}
-	return 5
-}
-
-func (t *try) length() int { return t.fixed() + t.c.length() }
-
-// run codes the polls until all are in or the payload is longer than limit: false. It calls mark before each.
-func (t *try) run(limit int, mark func(*try)) bool {
-	var scratch record
-	for t.done < t.n {
-		if mark != nil {
-			mark(t)
-		}
-		g := t.m.next()
-		queue := t.w.queue[g]
-		i := t.at[g]
-		if i >= len(queue) || queue[i] >= t.n {
-			t.m.ended(&t.c, g, true)
-			continue
-		}
-		t.m.ended(&t.c, g, false)
-		r := &t.w.polls[queue[i]]
-		scratch = *r
-		if t.parts > 0 {
-			scratch = r.first(t.parts)
-		}
-		t.m.record(&t.c, &scratch)
-		t.at[g]++
-		t.done++
-		t.last = max(t.last, queue[i])
-		if t.done < t.n && len(t.c.digits)+t.fixed() > limit {
-			return false
-		}
-	}
-	return t.length() <= limit
-}
-
-// first is the record with its first n readings alone.
-func (r *record) first(n int) record {
-	o := r.clone()
-	if !o.shape {
-		o.shape, o.present, o.quality = true, make([]bool, len(o.values)), make([]drivers.Quality, len(o.values))
-		for i := range o.present {
-			o.present[i] = true
-		}
-	}
-	for i := range o.present {
-		if o.present[i] {
-			if n == 0 {
-				o.present[i] = false
-			} else {
-				n--
-			}
-		}
-	}
-	return o
-}
-
-func (r *record) len() int {
-	if !r.shape {
-		return len(r.values)
+	w.finish()
+	if w.skipped && w.full { // the last look was too early: a poll was larger than any before
+		w.full = false
+		w.restart()
+		w.careful = true
+		w.finish()
 	}
 	n := 0
-	for _, p := range r.present {
-		n += flag(p)
+	for i := range w.polls[:w.ends] {
+		n += w.polls[i].n
+	}
+	if n == 0 {
+		if n = w.part(); n == 0 {
+			return nil, 0
+		}
+	}
+	out := w.seal(w.best, w.ends)
+	w.c.learn(len(out), n)
+	return out, n
+}
+
+// finish codes all there is, and keeps the best payload.
+func (w *Writer) finish() {
+	w.closing = true
+	w.advance()
+	if !w.full {
+		w.full = w.tryEnd(len(w.polls)) > w.max
+		w.skipped = w.skipped && w.full
+	}
+}
+
+// part fits as many readings of the first poll as there is room for.
+func (w *Writer) part() (n int) {
+	w.restart()
+	for hi := w.polls[0].n; n+1 < hi; {
+		w.parts = (n + hi) / 2
+		if w.tryEnd(1) <= w.max {
+			n = w.parts
+		} else {
+			hi = w.parts
+		}
 	}
 	return n
 }
 
-// Close codes the payload: as many of the polls, in the order in which they were added, as fit; of a first poll that does
-// not fit by itself as many of its readings. It returns the payload and how many readings it holds: 0 if not one fits.
-func (w *Writer) Close() ([]byte, int) {
-	best := w.fit()
-	if best == nil {
-		return nil, 0
-	}
-	defer best.free()
-	n := 0
-	for i := range w.polls[:best.n] {
-		n += w.polls[i].len()
-	}
-	if best.parts > 0 {
-		n = best.parts
-	}
-	digits := best.c.end()
-	out := make([]byte, best.fixed(), best.fixed()+len(digits))
+// seal makes a payload of a stream's digits.
+func (w *Writer) seal(digits []byte, polls int) []byte {
 	r := int(w.head.radix)
-	out[0] = w.head.radix.version() + byte(best.fixed()-5)
-	count := best.n
-	for i := best.fixed() - 1; i >= 3; i-- {
-		out[i] = byte(count % r)
-		count /= r
+	fixed := w.fixed(polls)
+	out := make([]byte, fixed+len(digits))
+	out[0] = w.head.radix.version() + byte(fixed-5)
+	for i := fixed - 1; i >= 3; i-- {
+		out[i] = byte(polls % r)
+		polls /= r
 	}
-	out = append(out, digits...)
+	copy(out[fixed:], digits)
 	check := checkDigits(out, w.head.radix)
 	out[1], out[2] = byte(check/r), byte(check%r)
 	if w.head.radix != Binary {
@@ -288,78 +425,42 @@ func (w *Writer) Close() ([]byte, int) {
 			out[i] = letters[out[i]]
 		}
 	}
-	if n > 0 {
-		w.c.ratio.Store(math.Float64bits(max(float64(len(out))/float64(n), 1e-4)))
-	}
-	return out, n
+	return out
 }
 
-// fit finds the coding with the most polls.
-func (w *Writer) fit() *try {
-	var saved *try
-	if len(w.polls) == 0 {
-		return w.start(0)
-	}
-	full := w.start(len(w.polls))
-	if full.run(w.max, func(t *try) {
-		if saved == nil && len(t.c.digits) > w.max*4/5 {
-			saved = t.fork(t.n)
-		}
-	}) {
-		saved.free()
-		return full
-	}
-	// The first poll that was not coded: about so many will fit.
-	b := len(w.polls)
-	for g, queue := range w.queue {
-		if i := full.at[g]; i < len(queue) {
-			b = min(b, queue[i])
-		}
-	}
-	per := max(0.1, float64(w.max)/float64(max(1, full.done))) // bytes a poll
-	full.free()
-	b = min(max(b, 1), len(w.polls)-1)
-	var best *try
-	for lo, hi := 0, len(w.polls); lo+1 < hi; {
-		b = min(max(b, lo+1), hi-1)
-		var t *try
-		if saved != nil && saved.last < b && saved.done < b { // as far as it goes, b polls are coded so too
-			t = saved.fork(b)
-		} else {
-			t = w.start(b)
-		}
-		if t.run(w.max, nil) {
-			best.free()
-			lo, best = b, t
-			b += max(1, int(float64(w.max-t.length())/per))
-		} else {
-			over := len(t.c.digits) + t.fixed() - w.max
-			t.free()
-			hi = b
-			b -= max(1, int(float64(over)/per)+(t.n-t.done))
-		}
-	}
-	saved.free()
-	if best == nil {
-		best = w.part()
-	}
-	return best
+// Size is how many bytes polls take in payloads of at most max; those that are not of the schema are left out.
+func (c *Coder) Size(polls []pack.Poll, max int) (bytes int) {
+	known := slices.DeleteFunc(slices.Clone(polls), func(p pack.Poll) bool { return !c.Fits(p) })
+	c.fill(known, max, func(payload []byte) { bytes += len(payload) })
+	return bytes
 }
 
-// part fits as many readings of the first poll as there is room for.
-func (w *Writer) part() (best *try) {
-	lo, hi := 0, w.polls[0].len()
-	for lo+1 < hi {
-		mid := (lo + hi) / 2
-		t := w.start(1)
-		t.parts = mid
-		if t.run(w.max, nil) {
-			best.free()
-			lo, best = mid, t
-		} else {
-			t.free()
-			hi = mid
+// fill packs polls into payloads of at most max bytes until there are no more, or one does not fit.
+func (c *Coder) fill(polls []pack.Poll, max int, take func(payload []byte)) {
+	for len(polls) > 0 {
+		payload, rest := c.one(polls, max)
+		if payload == nil {
+			return
 		}
+		take(payload)
+		polls = rest
 	}
-	return best
+}
+
+// one packs the first of the polls into a payload, and gives what is left of them.
+func (c *Coder) one(polls []pack.Poll, max int) (payload []byte, rest []pack.Poll) {
+	w := c.NewWriter(pack.Header{First: 1}, Text, false, max)
+	for i := 0; i < len(polls) && w.Add(polls[i]); i++ {
+	}
+	payload, n := w.Close()
+	for n > 0 {
+		k := len(polls[0].Readings)
+		if n < k { // a poll too large alone
+			part := polls[0]
+			part.Readings = part.Readings[n:]
+			return payload, append([]pack.Poll{part}, polls[1:]...)
+		}
+		polls, n = polls[1:], n-k
+	}
+	return payload, polls
 }
