@@ -521,7 +521,7 @@ func (p *proof) round(t *testing.T, program string) round {
 	state, config := filepath.Join(dir, "state"), filepath.Join(dir, "homeward.yaml")
 	configure := func(disabled bool) {
 		require.NoError(t, os.WriteFile(config, []byte(running.Config(state, disabled)+
-			"publish: {max_age: 2s}\noperations: {per_month: 2000000}\nbuffer: {max_bytes: 64MB, keep_free: 0, flush: 1s}\nstatus: {listen: \"127.0.0.1:0\"}\n"), 0o600))
+			"publish: {max_age: 2s}\noperations: {per_month: 4000000}\nbuffer: {max_bytes: 64MB, keep_free: 0, flush: 1s}\nstatus: {listen: \"127.0.0.1:0\"}\n"), 0o600))
 	}
 	configure(false)
 	log := filepath.Join(dir, "homeward.log")

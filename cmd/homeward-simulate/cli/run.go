@@ -116,7 +116,7 @@ func (f *runFlags) run(ctx context.Context, path string) (err error) {
 }
 
 // hurry lets a gateway send what it has before somebody compares: by default a reading may wait for minutes.
-const hurry = "publish: {max_age: 2s}\noperations: {per_month: 2000000}\n"
+const hurry = "publish: {max_age: 2s}\noperations: {per_month: 4000000}\n"
 
 // siteFolder makes dir, which may have been used before, or a temporary one.
 func siteFolder(dir string) (string, error) {

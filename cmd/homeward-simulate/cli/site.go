@@ -53,7 +53,7 @@ func (s *demoSite) config(state, listen string, disabled bool) string {
   max_age: 2s
   alarms:
     - {channel: tank/level, above: 2.9}
-operations: {per_month: 2000000}
+operations: {per_month: 4000000}
 buffer: {max_bytes: 64MB, keep_free: 0, flush: 1s}
 status: {listen: %q}
 `, listen)
