@@ -2,10 +2,12 @@ package buffer
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -826,4 +828,152 @@ func TestOriginalsInTheLogOnAFullDisk(t *testing.T) {
 	round()
 	require.NoError(t, b.SealNow())
 	require.Equal(t, uint64(500), th.check(b, l))
+}
+
+// Samplers, a publisher that delivers or thins, seals, exports and evictions of originals all at once: each number has one outcome, and no
+// original is exported without its mark.
+func TestThinAllAtOnce(t *testing.T) {
+	opt := childOptions
+	opt.Seal, opt.WhenFull = 5*time.Millisecond, StopSampling
+	dir := t.TempDir()
+	b := mustOpen(t, dir, opt)
+	l := mustLane(t, b, 1)
+	const samplers, polls, size = 3, 1500, 10
+	var wg, others sync.WaitGroup
+	for k := range samplers {
+		wg.Go(func() {
+			for i := range polls {
+				for {
+					_, err := l.Append(pollAt(k*polls+i, size))
+					if err == nil {
+						break
+					}
+					if !errors.Is(err, ErrFull) && !errors.Is(err, errLogFull) { // a loaded machine may be slow to seal
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	done, stop := make(chan struct{}), make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	var mu sync.Mutex
+	var thinned, delivered rangeSet
+	exports, evicted := 0, 0
+	export := func() {
+		mu.Lock()
+		before := thinned.clone()
+		mu.Unlock()
+		for s, err := range l.All() {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if r := (Range{s.First, s.First + Seq(len(s.Readings)) - 1}); !s.Thinned && before.overlaps(r) {
+				t.Errorf("%v is exported without a mark", r)
+			}
+		}
+		exports++
+	}
+	others.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				export()
+			}
+		}
+	})
+	others.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+			b.sealMu.Lock()
+			b.mu.Lock()
+			segs := slices.Clone(l.l.segs)
+			b.mu.Unlock()
+			b.dbMu.Lock()
+			for _, s := range segs { // small ones
+				s.full = true
+			}
+			b.dbMu.Unlock()
+			if b.evictOldest(ShortMaxBytes) {
+				evicted++
+			}
+			b.sealMu.Unlock()
+		}
+	})
+	n := 0
+	for finished := false; ; {
+		more := l.Appended()
+		var r Range
+		for s, err := range l.Open(1) {
+			require.NoError(t, err)
+			if r.From == 0 {
+				r = Range{s.First, s.First - 1}
+			}
+			if s.First != r.To+1 || r.Len() > 200 {
+				break
+			}
+			r.To += Seq(len(s.Readings))
+		}
+		if n++; r.Len() > 20 && n%3 > 0 {
+			if _, err := l.Thin(r, []Poll{aggregate(n)}); err != nil {
+				require.True(t, errors.Is(err, ErrFull) || errors.Is(err, errLogFull), "%v", err)
+				continue
+			}
+			mu.Lock()
+			require.Equal(t, r.Len(), thinned.add(r))
+			mu.Unlock()
+			continue
+		}
+		if r.From > 0 {
+			a, err := l.Fix(Attempt{Range: r})
+			require.NoError(t, err)
+			require.NoError(t, l.Ack(a.ID))
+			require.Equal(t, r.Len(), delivered.add(r))
+			continue
+		}
+		if finished {
+			break
+		}
+		select {
+		case <-more:
+		case <-done:
+			finished = true
+		}
+	}
+	close(stop)
+	others.Wait()
+	require.NotZero(t, exports)
+	require.NotEmpty(t, thinned.r)
+	st := b.Stats()
+	require.Zero(t, st.Pending)
+	require.Equal(t, []uint64{delivered.n, thinned.n, thinned.n}, []uint64{st.Delivered, st.Dropped, st.Thinned})
+	require.Equal(t, uint64(l.Next()-1), delivered.n+thinned.n)
+	export()
+	require.NoError(t, b.SealNow())
+	originals, _ := exported(t, l)
+	kept := rangeSet{}
+	for _, r := range originals {
+		kept.add(r)
+	}
+	require.Equal(t, kept.n, b.Stats().ThinnedKept)
+	require.Empty(t, b.Verify())
+	require.NoError(t, b.Close())
+	b = mustOpen(t, dir, opt)
+	require.Equal(t, kept.n, b.Stats().ThinnedKept)
+	b.sealMu.Lock()
+	for b.evictOldest(ShortMaxBytes) {
+	}
+	b.sealMu.Unlock()
+	require.Zero(t, b.Stats().ThinnedKept)
+	require.Empty(t, mustLane(t, b, 1).l.segs)
+	require.Equal(t, st.Dropped, b.Stats().Dropped)
+	t.Logf("%d exports, %d evictions, %d thinned, of those %d kept", exports, evicted, thinned.n, kept.n)
 }
