@@ -20,7 +20,7 @@ import (
 //
 // What of r has its outcome already is left alone (an eviction may be faster than whoever makes the aggregates). Errors, in all cases
 // with nothing changed: [ErrOpen] (a number of r is in an attempt or was never given, or none is open), [ErrTooLarge] (polls together
-// take more than about ¾ of half the log: 48 KB of the smallest, 800 KB of the usual; halve r and try again), [ErrFull] (no room in
+// take more than 52 KB where half the log is the smallest, 64 KB, or 976 KB where it is the usual megabyte; halve r and try again), [ErrFull] (no room in
 // the log now), [ErrClosed], [ErrReadOnly], or that the log cannot be written. Each reading of polls must be of quality aggregate, so that
 // a receiver who has both an original and its aggregate can tell them apart; a poll's stamp is best that of the first it is made of, see [Stored.Stamp].
 func (l *Lane) Thin(r Range, polls []Poll) (first Seq, err error) {

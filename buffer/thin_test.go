@@ -112,13 +112,13 @@ func TestOriginalsStayWhenAllIsTold(t *testing.T) {
 	a, err := l.Fix(Attempt{Range: Range{1001, 1003}, Gaps: []uint64{1}})
 	require.NoError(t, err)
 	require.NoError(t, l.Ack(a.ID))
-	for range 3 {
+	for round := range uint64(3) {
 		require.NoError(t, b.SealNow())
 		thinned, _ := exported(t, l)
 		require.Equal(t, []Range{{1, 1000}}, thinned)
 		require.Empty(t, l.OpenGaps())
 		st := b.Stats()
-		require.Equal(t, []uint64{0, 3, 1000, 1000, 1000}, []uint64{st.Pending, st.Delivered, st.Dropped, st.Thinned, st.ThinnedKept})
+		require.Equal(t, []uint64{0, 3 + 10*round, 1000, 1000, 1000}, []uint64{st.Pending, st.Delivered, st.Dropped, st.Thinned, st.ThinnedKept})
 		require.NoError(t, b.Close())
 		b = mustOpen(t, dir, opt)
 		l = mustLane(t, b, 1)
@@ -126,7 +126,6 @@ func TestOriginalsStayWhenAllIsTold(t *testing.T) {
 		a, err := l.Fix(Attempt{Range: Range{l.Next() - 10, l.Next() - 1}})
 		require.NoError(t, err)
 		require.NoError(t, l.Ack(a.ID))
-		l.l.delivered -= 10
 	}
 }
 
