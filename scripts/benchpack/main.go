@@ -262,7 +262,7 @@ func (o *options) measure(t *trace, node string) (*outcome, error) {
 func (o *options) costs(r *outcome, c codec, l load, polls []pack.Poll, node string, coder *packed.Coder) (err error) {
 	var both [2]cost
 	if o.runs > 0 {
-		if both[0], err = measure(o.runs, r.readings, func() error { _, err := c.pack(polls, operation); return err }); err != nil {
+		if both[0], err = measure(o.runs, r.readings, func() error { return c.each(polls, operation, func([]byte, int) {}) }); err != nil {
 			return err
 		}
 		if both[1], err = measure(o.runs, r.readings, func() error {

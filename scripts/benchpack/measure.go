@@ -75,8 +75,13 @@ func codecs(c *packed.Coder) []codec {
 		return codec{format, func(first uint64, limit int) filler { return plainFiller{pack.New(format, header(first), limit)} }, pack.Decode, true}
 	}
 	dense := func(format string, radix packed.Radix) codec {
+		writers := map[int]*packed.Writer{}
 		return codec{format, func(first uint64, limit int) filler {
-			return packedFiller{c.NewWriter(header(first), radix, false, limit)}
+			if writers[limit] == nil {
+				writers[limit] = c.NewWriter(header(first), radix, false, limit)
+			}
+			writers[limit].Reset(header(first))
+			return packedFiller{writers[limit]}
 		}, c.Decode, false}
 	}
 	return []codec{plain(rowsFormat), plain(senmlFormat), dense(textFormat, packed.Text), dense(binaryFormat, packed.Binary)}
@@ -92,6 +97,14 @@ type load struct {
 // pack fills payloads with all polls.
 func (c codec) pack(polls []pack.Poll, limit int) (load, error) {
 	l := load{limit: limit}
+	err := c.each(polls, limit, func(payload []byte, n int) {
+		l.payloads, l.counts = append(l.payloads, payload), append(l.counts, n)
+	})
+	return l, err
+}
+
+// each fills payloads with all polls, and gives each away.
+func (c codec) each(polls []pack.Poll, limit int, take func(payload []byte, readings int)) error {
 	first := uint64(firstSeq)
 	for rest := polls; len(rest) > 0; {
 		w := c.open(first, limit)
@@ -102,13 +115,13 @@ func (c codec) pack(polls []pack.Poll, limit int) (load, error) {
 		}
 		b, n := w.close()
 		if n <= 0 || len(b) > limit {
-			return l, fmt.Errorf("payload %d has %d readings in %d bytes: want at least 1 in at most %d", len(l.payloads)+1, n, len(b), limit)
+			return fmt.Errorf("the payload from reading %d on has %d readings in %d bytes: want at least 1 in at most %d", first-firstSeq+1, n, len(b), limit)
 		}
-		l.payloads, l.counts = append(l.payloads, b), append(l.counts, n)
+		take(b, n)
 		first += uint64(n)
 		rest = skip(rest, n)
 	}
-	return l, nil
+	return nil
 }
 
 // skip gives what is left of polls without their first n readings.
@@ -274,7 +287,8 @@ func memory(schema *packed.Schema, polls []pack.Poll) (float64, error) {
 		rest = polls
 	}
 	w, _ = open(rest)
-	runtime.GC() // pools survive one
+	runtime.GC()
+	runtime.GC() // what only the start needed is gone
 	runtime.ReadMemStats(&after)
 	runtime.KeepAlive(c)
 	runtime.KeepAlive(w)

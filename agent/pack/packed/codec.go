@@ -235,9 +235,11 @@ func open(payload []byte) (*Info, error) {
 	return d, nil
 }
 
+var unchecked [2]byte // what stands for the check's digits
+
 // checkDigits is the CRC-32 (IEEE) over all digits, the check's own taken as 0, modulo radix².
 func checkDigits(digits []byte, radix Radix) int {
-	sum := crc32.ChecksumIEEE([]byte{digits[0], 0, 0})
+	sum := crc32.Update(crc32.ChecksumIEEE(digits[:1]), crc32.IEEETable, unchecked[:])
 	return int(crc32.Update(sum, crc32.IEEETable, digits[3:]) % uint32(radix*radix))
 }
 

@@ -3,6 +3,7 @@ package packed
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -202,4 +203,37 @@ func TestNothingIsLost(t *testing.T) {
 			require.Equal(t, flatPayload(a), flatPayload(b))
 		}
 	})
+}
+
+// A writer that is used again allocates the payload and nothing else.
+func TestWriterAllocations(t *testing.T) {
+	var ss []Set
+	for _, s := range []string{"a", "b", "c"} {
+		ss = append(ss, Set{Every: 1000, Channels: []Hint{{Name: s + "/x"}, {Name: s + "/y"}}})
+	}
+	var ps []pack.Poll
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range 1500 {
+		s := ss[i%3]
+		p := pack.Poll{Time: int64(i * 333)}
+		for c := range s.Channels {
+			p.Readings = append(p.Readings, drivers.Reading{Channel: s.Channels[c].Name, Value: float64(r.IntN(1000)) / 10})
+		}
+		ps = append(ps, p)
+	}
+	c, err := Train(1, ss, ps, 2)
+	require.NoError(t, err)
+	for _, radix := range []Radix{Text, Binary} {
+		w := c.NewWriter(pack.Header{First: 1}, radix, false, 1024)
+		require.LessOrEqual(t, testing.AllocsPerRun(20, func() {
+			w.Reset(pack.Header{Epoch: 3, First: 7})
+			i := 0
+			for w.Add(ps[i]) {
+				i++
+			}
+			if _, n := w.Close(); n == 0 {
+				t.Fatal("nothing was packed")
+			}
+		}), 1.0)
+	}
 }

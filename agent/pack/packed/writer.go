@@ -35,8 +35,8 @@ type work struct {
 	readings int // of these
 	latest   int // 1 + the last of them, in the order in which they were added
 	biggest  int // digits of one poll, at most
-	checked  int // digits at the last look at what the payload would be
-	slack    int // digits that were left then; -1: there was none
+	looked   int // polls of the payload that was looked at last
+	slack    int // digits that it left; -1: none was looked at
 	parts    int // readings of the only poll; 0: all
 
 	closing bool // no more polls come
@@ -51,14 +51,15 @@ type work struct {
 
 // poll is one that was taken.
 type poll struct {
-	group, at int // at: in values and marks
-	n         int // readings
-	time      int64
-	next      int // the next of its group
-	shape     bool
+	time  int64 // Unix ms
+	group int32
+	at    int32 // in values and marks
+	n     int32 // readings
+	next  int32 // the next of its group; -1: none yet
+	shape bool  // something is missing or not good
 }
 
-type queue struct{ first, last int } // -1: none
+type queue struct{ first, last int32 } // -1: none
 
 // NewWriter begins a payload of at most max bytes; the gateway's name goes into it where named says so.
 func (c *Coder) NewWriter(h pack.Header, radix Radix, named bool, max int) *Writer {
@@ -107,9 +108,9 @@ func (w *Writer) restart() {
 		w.queues[g].first = -1
 	}
 	for i := len(w.polls) - 1; i >= 0; i-- {
-		w.queues[w.polls[i].group].first = i
+		w.queues[w.polls[i].group].first = int32(i)
 	}
-	w.coded, w.readings, w.latest, w.biggest, w.checked, w.slack, w.ends, w.parts = 0, 0, 0, 0, 0, -1, 0, 0
+	w.coded, w.readings, w.latest, w.biggest, w.looked, w.slack, w.ends, w.parts = 0, 0, 0, 0, 0, -1, 0, 0
 	w.closing, w.careful, w.skipped, w.said = false, false, false, false
 }
 
@@ -144,16 +145,16 @@ func (w *Writer) Add(p pack.Poll) bool {
 		w.values[at+place], w.marks[at+place] = p.Readings[j].Value, mark(p.Readings[j].Quality)
 		shape = shape || p.Readings[j].Quality != drivers.Good
 	}
-	w.polls = append(w.polls, poll{g, at, len(p.Readings), p.Time, -1, shape})
+	w.polls = append(w.polls, poll{p.Time, int32(g), int32(at), int32(len(p.Readings)), -1, shape})
 	w.n += len(p.Readings)
 	q := &w.queues[g]
 	if q.last >= 0 {
-		w.polls[q.last].next = i
+		w.polls[q.last].next = int32(i)
 	}
 	if q.first < 0 {
-		q.first = i
+		q.first = int32(i)
 	}
-	q.last = i
+	q.last = int32(i)
 	if i == 0 {
 		w.head.base = p.Time
 		w.restart()
@@ -173,17 +174,13 @@ func (w *Writer) fixed(n int) int {
 	return 5
 }
 
-// about is how many digits the polls before number n take that are not coded yet.
-func (w *Writer) about(n int) float64 {
+// about is how many digits so many polls take.
+func (w *Writer) about(polls int) int {
 	each := math.Float64frombits(w.c.ratio.Load()) // a reading
 	if w.readings > 300 {
 		each = float64(len(w.out.digits)) / float64(w.readings)
 	}
-	left := len(w.polls) - w.coded
-	if left == 0 {
-		return 0
-	}
-	return each * float64(w.n-w.readings) * float64(n-w.coded) / float64(left)
+	return int(each * float64(w.n) / float64(len(w.polls)) * float64(polls))
 }
 
 // learn keeps how many digits a reading takes.
@@ -198,9 +195,9 @@ func (w *Writer) advance() {
 	c := &w.out
 	for !w.full && w.coded < len(w.polls) {
 		g := w.m.next()
-		i := w.queues[g].first
+		i := int(w.queues[g].first)
 		if i < 0 {
-			if !w.closing && float64(len(c.digits))+w.about(len(w.polls)) < 1.03*float64(w.max)+16 {
+			if !w.closing && len(c.digits)+w.about(len(w.polls)-w.coded) < w.max+w.max/32+16 {
 				return
 			}
 			if w.coded == w.latest && w.coded > 0 && !w.said && !w.mayEnd(w.coded) {
@@ -220,7 +217,7 @@ func (w *Writer) advance() {
 		w.said = false
 		w.code(i)
 		w.coded++
-		w.readings += w.polls[i].n
+		w.readings += int(w.polls[i].n)
 		w.latest = max(w.latest, i+1)
 		w.biggest = max(w.biggest, len(c.digits)-before)
 		w.full = len(c.digits)+w.fixed(w.coded) > w.max
@@ -230,8 +227,9 @@ func (w *Writer) advance() {
 // code codes poll i, the first of its queue.
 func (w *Writer) code(i int) {
 	p := &w.polls[i]
-	size := len(w.c.schema.Groups[p.group].Channels)
-	r := record{p.group, p.time, w.values[p.at : p.at+size], w.marks[p.at : p.at+size], p.shape}
+	from := int(p.at)
+	to := from + len(w.c.schema.Groups[p.group].Channels)
+	r := record{int(p.group), p.time, w.values[from:to], w.marks[from:to], p.shape}
 	if w.parts > 0 {
 		r = r.first(w.parts)
 	}
@@ -239,27 +237,29 @@ func (w *Writer) code(i int) {
 	w.queues[p.group].first = p.next
 }
 
-// mayEnd looks, near the end, what the payload would be with all polls before number n. False: they do not fit.
+// mayEnd looks, near the end, what the payload would be with all polls before number n. False: they do not fit, and what
+// does is kept.
 func (w *Writer) mayEnd(n int) bool {
 	if n == w.coded && w.said {
 		return true // this was looked at before it was said
 	}
-	used := len(w.out.digits)
-	tail := 0
-	if len(w.queues) > 1 {
-		tail = int(w.about(n)) + len(w.queues)/2
-	}
-	if !w.careful && (used+tail+3*w.biggest+w.max/32 < w.max || w.slack >= 0 && used-w.checked+2*w.biggest+2 < w.slack) {
+	if !w.careful && (len(w.out.digits)+w.about(n-w.coded)+len(w.queues)/2+3*w.biggest+w.max/32 < w.max ||
+		w.slack >= 0 && 2*w.about(n-w.looked)+2*w.biggest+2 < w.slack) {
 		w.skipped = true
 		return true
 	}
-	for ; n >= w.latest && (n > w.coded || !w.said); n-- {
+	all, lo := n, w.latest-1
+	if w.said && w.coded == w.latest {
+		lo++
+	}
+	for hi := n + 1; lo+1 < hi; n = (lo + hi) / 2 {
 		if size := w.tryEnd(n); size <= w.max {
-			w.checked, w.slack, w.skipped = used, w.max-size, false
-			return true
+			lo, w.looked, w.slack, w.skipped = n, n, w.max-size, false
+		} else {
+			hi = n
 		}
 	}
-	return false
+	return lo == all
 }
 
 // tryEnd codes what is missing of the first n polls, keeps the digits if they fit, and takes it back.
@@ -272,7 +272,7 @@ func (w *Writer) tryEnd(n int) (size int) {
 	for left := n - w.coded; left > 0 && len(c.digits) <= w.max; {
 		g := w.m.next()
 		w.undo.group(g)
-		i := w.queues[g].first
+		i := int(w.queues[g].first)
 		if i < 0 || i >= n {
 			w.m.ended(c, g, true)
 			continue
@@ -370,7 +370,7 @@ func (w *Writer) Close() ([]byte, int) {
 	}
 	n := 0
 	for i := range w.polls[:w.ends] {
-		n += w.polls[i].n
+		n += int(w.polls[i].n)
 	}
 	if n == 0 {
 		if n = w.part(); n == 0 {
@@ -395,7 +395,7 @@ func (w *Writer) finish() {
 // part fits as many readings of the first poll as there is room for.
 func (w *Writer) part() (n int) {
 	w.restart()
-	for hi := w.polls[0].n; n+1 < hi; {
+	for hi := int(w.polls[0].n); n+1 < hi; {
 		w.parts = (n + hi) / 2
 		if w.tryEnd(1) <= w.max {
 			n = w.parts
