@@ -237,3 +237,22 @@ func TestWriterAllocations(t *testing.T) {
 		}), 1.0)
 	}
 }
+
+// Where a sensor falls silent, the others' polls do not wait for it for ever, and its own, when it speaks again, loses nothing.
+func TestSilentSensor(t *testing.T) {
+	ss := []Set{{Every: 1000, Channels: []Hint{{Name: "a"}}}, {Every: 1000, Channels: []Hint{{Name: "b"}}}, {Every: 3_600_000, Channels: []Hint{{Name: "c"}}}}
+	r := rand.New(rand.NewPCG(1, 2))
+	var ps []pack.Poll
+	for i := range 4000 {
+		for g, name := range []string{"a", "b", "c"} {
+			if g == 0 && i > 500 && i < 3000 || g == 2 && i%1700 != 0 {
+				continue
+			}
+			ps = append(ps, pack.Poll{Time: int64(i)*1000 + int64(r.IntN(300)), Readings: []drivers.Reading{{Channel: name, Value: float64(r.IntN(40)) / 10}}})
+		}
+	}
+	c, err := Train(1, ss, ps[:1000], 2)
+	require.NoError(t, err)
+	payloads := packAll(t, c, ps, Text, 1024)
+	require.Less(t, len(payloads), 14, "about as few as with all sensors awake")
+}

@@ -129,7 +129,7 @@ func (w *Writer) Add(p pack.Poll) bool {
 	}
 	size := len(w.c.schema.Groups[g].Channels)
 	r := int(w.head.radix)
-	if w.n+size > maxReadings || len(w.polls)+1 >= r*r*r {
+	if len(w.values)+size > maxReadings || len(w.polls)+1 >= r*r*r {
 		w.full = true
 		return false
 	}
@@ -333,9 +333,9 @@ func (w *Writer) Full() bool { return w.full }
 // Len is the number of readings taken; [Writer.Close] may have to leave some of them out.
 func (w *Writer) Len() int { return w.n }
 
-// Size is the number of bytes of what was taken.
+// Size is the number of bytes of what was taken, which is all coded for it.
 func (w *Writer) Size() int {
-	if w.n == 0 {
+	if w.work == nil || w.n == 0 {
 		var c coder
 		c.begin(int(w.head.radix), nil, false)
 		w.head.header(&c)
@@ -353,8 +353,12 @@ func (w *Writer) Size() int {
 
 // Close gives the payload: as many of the polls, in the order in which they were added, as fit; of a first poll that does
 // not fit by itself as many of its readings. It returns the payload and how many readings it holds: 0 if not one fits.
+// After it, only [Writer.Reset] and [Writer.Len] are of use.
 func (w *Writer) Close() ([]byte, int) {
-	defer w.drop()
+	defer func() {
+		w.drop()
+		w.full = true
+	}()
 	if w.n == 0 {
 		var c coder
 		c.begin(int(w.head.radix), nil, false)
