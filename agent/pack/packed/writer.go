@@ -17,7 +17,8 @@ type Writer struct {
 	max   int
 	n     int // readings taken
 	full  bool
-	*work // nil: nothing was taken
+	*work      // nil: nothing was taken
+	keeps bool // its work, for the next payload
 }
 
 // work is what a writer needs while it is at it.
@@ -65,13 +66,20 @@ type queue struct{ first, last int32 } // -1: none
 func (c *Coder) NewWriter(h pack.Header, radix Radix, named bool, max int) *Writer {
 	w := &Writer{c: c, max: max, named: named}
 	w.head.radix = radix
-	w.Reset(h)
+	w.start(h)
 	return w
 }
 
-// Reset begins another payload, like the last.
+// Reset begins another payload, like the last. A writer that is used again keeps its memory, and allocates payloads alone.
 func (w *Writer) Reset(h pack.Header) {
-	w.drop()
+	w.keeps = true
+	if w.work != nil {
+		w.clear()
+	}
+	w.start(h)
+}
+
+func (w *Writer) start(h pack.Header) {
 	w.head = Info{Schema: w.c.schema.ID, Epoch: h.Epoch, First: h.First, radix: w.head.radix}
 	if w.named {
 		w.head.Gateway = h.Gateway
@@ -79,8 +87,9 @@ func (w *Writer) Reset(h pack.Header) {
 	w.n, w.full = 0, false
 }
 
+// drop gives the memory to the next writer.
 func (w *Writer) drop() {
-	if w.work != nil {
+	if w.work != nil && !w.keeps {
 		w.c.works.Put(w.work)
 		w.work = nil
 	}
@@ -92,11 +101,16 @@ func (w *Writer) begin() {
 	if k == nil {
 		k = &work{m: newModel(w.c.schema), queues: make([]queue, len(w.c.schema.Groups))}
 	}
-	k.polls, k.values, k.marks = k.polls[:0], k.values[:0], k.marks[:0]
-	for g := range k.queues {
-		k.queues[g] = queue{-1, -1}
-	}
 	w.work = k
+	w.clear()
+}
+
+// clear forgets the polls.
+func (w *Writer) clear() {
+	w.polls, w.values, w.marks = w.polls[:0], w.values[:0], w.marks[:0]
+	for g := range w.queues {
+		w.queues[g] = queue{-1, -1}
+	}
 }
 
 // restart begins to code, from the first poll.
