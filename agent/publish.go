@@ -236,12 +236,15 @@ type flight struct {
 type run struct {
 	rows   pack.Writer
 	made   bool // of aggregates, at least the first
+	mixed  bool // and of others
 	from   buffer.Seq
 	next   buffer.Seq
 	gaps   []buffer.Gap
 	oldest buffer.Stored
 	full   bool
 	closed []byte // the payload, once it was made
+	size   int    // bytes, when it held so many readings: sized
+	sized  int
 }
 
 // session is one connection's worth of publishing. Only its goroutine touches it.
@@ -265,6 +268,7 @@ type session struct {
 	packs               bool             // the home has the schema
 	better              *packing         // learnt, and on its way to the home
 	calm                <-chan time.Time // when the home's rate allows more; nil: it does
+	ahead, behind       float64          // payloads that must be allowed before what is live, or the backlog, can be thinned; 0: any
 	heldLive, heldAlarm bool             // the budget keeps what is due
 
 	unheard bool // the receiver owes its word: the broker's acknowledgement does not end that problem
@@ -796,13 +800,19 @@ func (s *session) fill() {
 		}
 		s.extend(&s.live, s.border, 0)
 		due := s.due(&s.live)
-		allowed := due && s.may(ledger.Live, s.cost(&s.live))
-		s.heldLive = due && !allowed
-		if allowed {
-			if live, _ := s.ledger.Spendable(); s.live.full && s.live.closed == nil && s.thin(s.border, 0, live) {
+		live, saved, most := s.ledger.Spendable()
+		made := s.live.made // aggregates leave as they are
+		allowed := due && (made || live >= s.ahead) && s.may(ledger.Live, s.cost(&s.live))
+		if allowed && !made && s.live.full && s.live.closed == nil {
+			var done bool
+			if done, s.ahead = s.thin(s.border, 0, live, most); done {
 				s.live = run{}
 				continue
 			}
+			allowed = s.ahead == 0
+		}
+		s.heldLive = due && !allowed
+		if allowed {
 			if s.depart(&s.live, false) {
 				continue
 			}
@@ -829,11 +839,19 @@ func (s *session) fill() {
 		}
 		s.extend(&s.backlog, 0, s.border)
 		if s.backlog.full {
-			if _, saved := s.ledger.Spendable(); s.backlog.closed == nil && s.thin(s.backlog.from, s.border, min(saved, mostBacklog)) {
-				s.backlog = run{} // the aggregates come after what is live
-				continue
+			if saved < s.behind || !s.may(ledger.Backlog, s.cost(&s.backlog)) {
+				return
 			}
-			if s.may(ledger.Backlog, s.cost(&s.backlog)) && s.depart(&s.backlog, true) {
+			if s.backlog.closed == nil {
+				var done bool
+				if done, s.behind = s.thin(s.backlog.from, s.border, min(saved, mostBacklog), mostBacklog); done {
+					s.backlog, s.behind = run{}, 0 // the aggregates come after what is live
+					continue
+				} else if s.behind > 0 {
+					return
+				}
+			}
+			if s.depart(&s.backlog, true) {
 				continue
 			}
 			return
@@ -866,13 +884,19 @@ func (s *session) may(k ledger.Kind, cost int) bool {
 
 // cost is what a run's payload is as it stands.
 func (s *session) cost(r *run) int {
-	switch {
+	rule := s.rule()
+	switch most := rule.Cost(s.limit); {
 	case r.closed != nil:
-		return s.costs(r.closed)
+		return rule.Cost(len(r.closed))
+	case most == 1 || r.full:
+		return most
 	case r.rows == nil:
-		return s.rule().Cost(0)
+		return rule.Cost(0)
 	}
-	return s.rule().Cost(min(r.rows.Size(), s.limit))
+	if n := r.rows.Len(); r.size == 0 || r.sized != n { // asking takes a while where payloads are packed
+		r.size, r.sized = min(r.rows.Size(), s.limit), n
+	}
+	return rule.Cost(r.size)
 }
 
 // maxAge is how long an ordinary reading may wait now.
@@ -954,6 +978,7 @@ func (s *session) extendOnce(r *run, start, end buffer.Seq) (more bool) {
 			s.teacher.hear(pack.Poll{Time: st.Time, Readings: st.Readings})
 		}
 		r.next = st.First + buffer.Seq(n)
+		r.mixed = r.mixed || r.made != (st.Readings[0].Quality == drivers.Aggregate)
 		if r.full {
 			return false
 		}
@@ -1088,7 +1113,9 @@ func (s *session) depart(r *run, backlog bool) bool {
 		var n int
 		r.closed, n = r.rows.Close()
 		r.next = r.from + buffer.Seq(n) // what did not fit after all begins the next
-		s.each.learn(n, len(r.closed), s.limit, r.made)
+		if !r.mixed {
+			s.each.learn(n, len(r.closed), s.limit, r.made)
+		}
 		if n == 0 && r.rows.Len() > 0 {
 			s.log.Error("a payload was too small for its first reading", "bytes", s.limit)
 			s.packs = false // as rows it will be split, or given up

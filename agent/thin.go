@@ -62,19 +62,25 @@ func (s *session) runs(start, end buffer.Seq) (runs []thinnable) {
 	return runs
 }
 
-// thin replaces what waits from start to end by aggregates, if it takes more than the payloads that may leave. It says whether it has replaced any.
-func (s *session) thin(start, end buffer.Seq, payloads float64) (done bool) {
+// thin replaces what waits from start to end by aggregates, if it takes more than the payloads that may leave, at most mostly of them at once. It says
+// whether it has replaced any; and how many payloads aggregates take at least, if there are to be any: until those may leave, what waits had better wait
+// on.
+func (s *session) thin(start, end buffer.Seq, payloads, mostly float64) (done bool, needs float64) {
 	if s.ledger.AtLimit() != ledger.Thin || s.each.plain == 0 {
-		return false
+		return false, 0
 	}
 	payloads = max(1, math.Floor(payloads))
 	runs := s.runs(start, end)
-	total := 0
+	total, least := 0, 0
 	for _, r := range runs {
 		total += r.n
+		least += 3 * len(r.channels)
 	}
 	if float64(total) <= 1.2*payloads*s.each.plain {
-		return false
+		return false, 0
+	}
+	if needs = math.Ceil(float64(least) / s.each.aggregates); payloads < min(needs, math.Floor(mostly)) && 2*least < total {
+		return false, min(needs, math.Floor(mostly))
 	}
 	room := payloads * s.each.aggregates
 	for _, r := range runs {
@@ -87,7 +93,10 @@ func (s *session) thin(start, end buffer.Seq, payloads float64) (done bool) {
 			done = true
 		}
 	}
-	return done
+	if !done {
+		return false, 0
+	}
+	return true, min(needs, math.Floor(mostly))
 }
 
 // each is how many readings a payload holds; 0 unknown.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -149,8 +150,11 @@ type Ledger struct {
 	age     float64       // ln of the present maximum age in seconds
 	aged    time.Duration // when age was that, monotonic
 	backlog bool
-	start   time.Time // of the present month
+	start   time.Time // of the present month, which day and zone make it
 	end     time.Time
+	name    string
+	day     int
+	zone    *time.Location
 	failing error
 }
 
@@ -280,10 +284,13 @@ func (l *Ledger) turn(now drivers.Stamp, whole, jumped bool) {
 	if !now.Trusted {
 		return
 	}
-	b := l.o.Budget()
-	l.start, l.end = Month(time.UnixMilli(now.Wall), b.Day, b.Zone)
-	name := l.start.Format(time.DateOnly)
-	begun := fmt.Sprint(b.Day, " ", l.start.Location())
+	b, at := l.o.Budget(), time.UnixMilli(now.Wall)
+	if b.Day != l.day || b.Zone != l.zone || at.Before(l.start) || !at.Before(l.end) {
+		l.start, l.end = Month(at, b.Day, b.Zone)
+		l.day, l.zone, l.name = b.Day, b.Zone, l.start.Format(time.DateOnly)
+	}
+	name := l.name
+	begun := strconv.Itoa(b.Day) + " " + l.start.Location().String()
 	moved := l.acc.Begun != "" && l.acc.Begun != begun
 	l.acc.Begun = begun
 	switch {

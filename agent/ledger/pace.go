@@ -153,15 +153,16 @@ func (l *Ledger) May(k Kind, cost int, backlog bool) bool {
 	}
 }
 
-// Spendable is how many operations may be spent at once on live readings, and on a backlog; +Inf without a budget.
-func (l *Ledger) Spendable() (live, backlog float64) {
+// Spendable is how many operations may be spent at once on live readings, and on a backlog, and how many the first can be at most; +Inf without a budget.
+func (l *Ledger) Spendable() (live, backlog, most float64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.advance()
-	if b := l.o.Budget(); b.Operations <= 0 || b.AtLimit == Continue {
-		return math.Inf(1), math.Inf(1)
+	b := l.o.Budget()
+	if b.Operations <= 0 || b.AtLimit == Continue {
+		return math.Inf(1), math.Inf(1), math.Inf(1)
 	}
-	return l.acc.Live, l.acc.Saved
+	return l.acc.Live, l.acc.Saved, room(b)
 }
 
 // AtLimit is what happens to what the budget does not carry; "" where there is none.

@@ -35,6 +35,8 @@ func WriteMetrics(w io.Writer, s Status) {
 	m.sample("homeward_operations_unbilled", float64(s.Operations.Unknown), "class", "unknown")
 	if s.Operations.Budget != nil {
 		m.gauge("homeward_operations_budget", "Operations allowed this billing month.", float64(*s.Operations.Budget))
+	}
+	if s.Operations.PerHour != nil {
 		m.gauge("homeward_operations_per_hour", "Operations an hour that the budget allows from now on.", *s.Operations.PerHour)
 	}
 	m.gauge("homeward_publish_max_age_seconds", "How long a reading may wait now.", s.Publish.MaxAgeS)
