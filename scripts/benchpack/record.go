@@ -252,6 +252,9 @@ func (p *place) run() (_ trace, err error) {
 	if err != nil {
 		return t, err
 	}
+	for i := range c.Sensors {
+		c.Sensors[i].TimeResolution = config.Duration(p.res) // that of the recording
+	}
 	t.sets = packed.Sets(c)
 	ctx, cancel := context.WithCancel(context.Background())
 	now := siteStart
