@@ -39,6 +39,17 @@ type monthHome struct {
 	coders   map[uint32]*packed.Coder
 	last     *monthSession
 	payloads int
+	month    func(time.Time) string // who is billed when, by the home's clock
+	mute     bool                   // it takes, and does not acknowledge
+	ids      map[string]int         // of payloads, by their bytes
+	in       map[uint64]int         // which payload brought a reading first
+}
+
+func newMonthHome(t *testing.T) *monthHome {
+	return &monthHome{
+		t: t, billed: map[string]int{}, alarms: map[uint64]time.Time{}, coders: map[uint32]*packed.Coder{}, ids: map[string]int{}, in: map[uint64]int{},
+		month: func(at time.Time) string { return at.UTC().Format("2006-01") },
+	}
 }
 
 func (h *monthHome) Name() string { return "month" }
@@ -91,7 +102,12 @@ func (s *monthSession) Publish(m cloud.Message, ack func(error)) error {
 		return err
 	}
 	h.payloads++
-	h.billed[time.Now().UTC().Format("2006-01")] += max(1, (len(m.Payload)+1023)/1024)
+	h.billed[h.month(time.Now())] += max(1, (len(m.Payload)+1023)/1024)
+	id := h.ids[string(m.Payload)]
+	if id == 0 {
+		id = len(h.ids) + 1
+		h.ids[string(m.Payload)] = id
+	}
 	mark := func(seq uint64) bool {
 		for uint64(len(h.came)) <= seq {
 			h.came = append(h.came, make([]bool, seq+1000)...)
@@ -104,10 +120,13 @@ func (s *monthSession) Publish(m cloud.Message, ack func(error)) error {
 	}
 	for _, r := range p.Readings {
 		if !mark(r.Seq) {
-			h.twice++
+			if h.twice++; h.in[r.Seq] != id {
+				h.t.Errorf("reading %d came in two payloads", r.Seq)
+			}
 		} else if r.Quality == drivers.Aggregate {
 			h.marked++
 		}
+		h.in[r.Seq] = id
 		if _, seen := h.alarms[r.Seq]; m.Kind == cloud.Alarm && !seen {
 			h.alarms[r.Seq] = time.Now()
 		}
@@ -119,7 +138,9 @@ func (s *monthSession) Publish(m cloud.Message, ack func(error)) error {
 			}
 		}
 	}
-	go ack(nil)
+	if !h.mute {
+		go ack(nil)
+	}
 	return nil
 }
 
@@ -156,6 +177,10 @@ type monthSite struct {
 	every  time.Duration // each sensor is read so often
 	boot   byte
 	booted time.Time
+	// The clock may be wrong, and may not be trusted.
+	off     time.Duration
+	doubted bool
+
 	values [40]float64
 	random *rand.Rand
 	stop   context.CancelFunc
@@ -166,7 +191,7 @@ type monthSite struct {
 }
 
 func (m *monthSite) Stamp() drivers.Stamp {
-	return drivers.Stamp{Boot: [16]byte{m.boot}, Mono: time.Since(m.booted), Wall: time.Now().UnixMilli(), Trusted: true}
+	return drivers.Stamp{Boot: [16]byte{m.boot}, Mono: time.Since(m.booted), Wall: time.Now().Add(m.off).UnixMilli(), Trusted: !m.doubted}
 }
 func (*monthSite) Source() (string, *float64) { return "test", nil }
 
@@ -270,7 +295,7 @@ func month(t *testing.T, format, atLimit string, budget int64, every, maxAge tim
 		start := time.Now() // a bubble's time begins on the 1st of January
 		m := &monthSite{
 			t: t, dir: t.TempDir(), random: rand.New(rand.NewPCG(3, 4)), began: map[uint64]time.Time{}, every: every,
-			home:   &monthHome{t: t, billed: map[string]int{}, alarms: map[uint64]time.Time{}, coders: map[uint32]*packed.Coder{}},
+			home:   newMonthHome(t),
 			cfg:    &config.Publish{Format: format, MaxBytes: 1024, MaxAge: config.Duration(maxAge), Acknowledge: "proven", BacklogShare: 0.5},
 			budget: ledger.Budget{Operations: budget, Day: 1, Reserve: 0.1, AtLimit: atLimit, Backlog: 0.5},
 		}
@@ -361,4 +386,101 @@ func TestMonth(t *testing.T) {
 	}
 	t.Run("budget, each minute", func(t *testing.T) { month(t, pack.FormatPacked, ledger.Hold, 7200, time.Minute, 5*time.Minute) })
 	t.Run("a tenth of it, thinned, each minute", func(t *testing.T) { month(t, pack.FormatPacked, ledger.Thin, 720, time.Minute, 5*time.Minute) })
+}
+
+// kill leaves the files as they are, and starts anew from them.
+func (m *monthSite) kill() {
+	m.stop()
+	m.done.Wait()
+	old, buf := m.dir, m.buf
+	m.dir = m.t.TempDir()
+	require.NoError(m.t, os.CopyFS(m.dir, os.DirFS(old)))
+	require.NoError(m.t, buf.Close())
+	m.start()
+}
+
+// Whatever is sent, acknowledged, lost or cut off, and whatever the clock says: the ledger has at least what came to the home, no more leaves than the
+// budget allows, and a reading that comes twice comes in the same bytes.
+func TestLedgerAndBatches(t *testing.T) {
+	seeds := 12
+	if os.Getenv("HOMEWARD_CAMPAIGN") != "" {
+		seeds = 300
+	}
+	for seed := range seeds {
+		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { ledgerAndBatches(t, uint64(seed)) }) })
+		if !ok {
+			return
+		}
+	}
+}
+
+func ledgerAndBatches(t *testing.T, seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 11))
+	format := []string{pack.FormatRows, pack.FormatPacked}[random.IntN(2)]
+	m := &monthSite{
+		t: t, dir: t.TempDir(), random: random, began: map[uint64]time.Time{}, every: time.Minute, home: newMonthHome(t),
+		cfg: &config.Publish{Format: format, MaxBytes: 1024, MaxAge: config.Duration(time.Minute), Acknowledge: "proven", BacklogShare: 0.5},
+		budget: ledger.Budget{
+			Operations: int64(100 + random.IntN(3000)), Day: 2 + random.IntN(2), Reserve: 0.1, Backlog: 0.5,
+			AtLimit: []string{ledger.Hold, ledger.Thin, ledger.Continue}[random.IntN(3)],
+		},
+	}
+	m.home.month = func(at time.Time) string {
+		start, _ := ledger.Month(at, m.budget.Day, nil)
+		return start.Format(time.DateOnly)
+	}
+	m.start()
+	for range 60 {
+		switch random.IntN(10) {
+		case 0, 1, 2:
+			for range random.IntN(60) {
+				m.poll(random.IntN(4), false)
+				time.Sleep(time.Second)
+			}
+		case 3:
+			m.poll(random.IntN(4), true)
+		case 4:
+			m.home.leave(random.IntN(2) == 0)
+		case 5: // acknowledgements are lost, and the connection with them
+			m.home.mu.Lock()
+			m.home.mute = !m.home.mute
+			if !m.home.mute && m.home.last != nil {
+				m.home.last.drop()
+			}
+			m.home.mu.Unlock()
+		case 6:
+			m.kill()
+		case 7: // never over a restart: nobody could tell
+			m.off = time.Duration(random.IntN(2000)-1000) * time.Hour
+			for range random.IntN(60) {
+				m.poll(random.IntN(4), false)
+				time.Sleep(time.Second)
+			}
+			m.off = 0
+			time.Sleep(2 * time.Second)
+		case 8:
+			m.doubted = !m.doubted
+		case 9:
+			time.Sleep(time.Duration(random.IntN(6*3600)) * time.Second)
+		}
+	}
+	m.doubted = false
+	m.home.leave(false)
+	m.home.mu.Lock()
+	m.home.mute = false
+	m.home.last.drop()
+	m.home.mu.Unlock()
+	time.Sleep(10 * time.Minute)
+	r := m.ledger.Report()
+	m.home.mu.Lock()
+	came := m.home.billed[r.Month]
+	for name, n := range m.home.billed {
+		if m.budget.AtLimit != ledger.Continue {
+			require.LessOrEqual(t, int64(n), m.budget.Operations, name)
+		}
+	}
+	m.home.mu.Unlock()
+	require.Equal(t, m.home.month(time.Now()), r.Month)
+	require.GreaterOrEqual(t, r.Used, uint64(came))
+	m.end()
 }

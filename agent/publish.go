@@ -672,18 +672,17 @@ func (s *session) durable() <-chan struct{} {
 
 // send publishes the flights whose attempt is on disk, alarms before what waits for the home's rate.
 func (s *session) send() error {
+	for _, f := range s.flights {
+		select {
+		case <-f.durable:
+			f.durable = nil
+		default:
+		}
+	}
 	for _, alarms := range []bool{true, false} {
 		for _, f := range s.flights {
-			if !f.sent.IsZero() || f.Alarm != alarms {
+			if !f.sent.IsZero() || f.durable != nil || f.Alarm != alarms {
 				continue
-			}
-			if f.durable != nil {
-				select {
-				case <-f.durable:
-					f.durable = nil
-				default:
-					continue
-				}
 			}
 			if wait := s.sends.wait(s.bound(), alarms, time.Now()); wait > 0 {
 				if s.calm == nil {

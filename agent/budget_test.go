@@ -1,0 +1,117 @@
+package agent
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"homeward/agent/config"
+	"homeward/agent/ledger"
+)
+
+// spread appends a reading a second that fills a payload in about a minute.
+func (d *desk) spread(t *testing.T, n int) {
+	t.Helper()
+	for i := range n {
+		d.append(t, "s/a-rather-long-name-of-a-channel", float64(i)/7, false)
+		time.Sleep(time.Second)
+	}
+}
+
+func TestHoldKeepsWhatTheBudgetDoesNotCarry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.budget.Store(&ledger.Budget{Operations: 20, Day: 1, Reserve: 0.1, AtLimit: ledger.Hold, Backlog: 0.5})
+		d.run(t)
+		d.spread(t, 4*3600)
+		operations := len(d.home.arrivals())
+		require.Less(t, operations, 18)
+		require.Contains(t, d.codes(), "operations.held")
+		require.Zero(t, d.buf.Stats().Dropped)
+		v, _, _ := d.status()
+		require.Greater(t, v.MaxAgeS, 100.0)
+		for range 2 { // the reserve
+			d.append(t, "s/alarm", 1, true)
+		}
+		time.Sleep(5 * time.Second)
+		alarms := 0
+		for _, a := range d.home.arrivals() {
+			if a.alarm {
+				alarms++
+			}
+		}
+		require.Equal(t, 2, alarms)
+		require.Positive(t, d.buf.Stats().Pending)
+
+		// All of it is spent: alarms wait too, and say so; a larger budget lets them go.
+		for range 20 {
+			d.append(t, "s/alarm", 1, true)
+		}
+		time.Sleep(time.Minute)
+		require.Len(t, d.home.arrivals(), 20)
+		held := false
+		for _, p := range d.problems.list() {
+			held = held || p.Code == "operations.held" && p.Subject == "alarms"
+		}
+		require.True(t, held)
+		b := *d.budget.Load()
+		b.Operations = 100_000
+		d.budget.Store(&b)
+		time.Sleep(time.Minute)
+		alarms = 0
+		for _, a := range d.home.arrivals() {
+			if a.alarm {
+				alarms++
+			}
+		}
+		require.Equal(t, 22, alarms)
+		time.Sleep(12 * time.Hour)
+		require.Zero(t, d.buf.Stats().Pending)
+		require.Empty(t, d.codes())
+		d.end(t)
+	})
+}
+
+func TestContinueGoesBeyondTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.budget.Store(&ledger.Budget{Operations: 20, Day: 1, Reserve: 0.1, AtLimit: ledger.Continue, Backlog: 0.5})
+		d.run(t)
+		d.spread(t, 3600)
+		require.Greater(t, len(d.home.arrivals()), 20, "full payloads are not held")
+		require.Less(t, d.buf.Stats().Pending, uint64(60))
+		require.NotContains(t, d.codes(), "operations.held")
+		d.end(t)
+	})
+}
+
+// A home that takes so many publishes in any time of a length gets no more, and alarms do not queue behind readings.
+func TestRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rate := config.Rate{N: 5, Per: 15 * time.Second}
+		d := newDesk(t, func(c *config.Publish) { c.Rate = rate })
+		for i := range 3000 {
+			d.append(t, "s/a-rather-long-name-of-a-channel", float64(i)/7, false)
+		}
+		d.run(t)
+		time.Sleep(20 * time.Second)
+		began := time.Now()
+		seq := d.append(t, "s/alarm", 1, true)
+		time.Sleep(10 * time.Minute)
+		came := d.home.arrivals()
+		require.EqualValues(t, 3001, d.buf.Stats().Delivered)
+		require.Greater(t, len(came), 50)
+		for i := range came {
+			if i >= rate.N {
+				require.GreaterOrEqual(t, came[i].at.Sub(came[i-rate.N].at), rate.Per)
+			}
+			if came[i].alarm {
+				require.EqualValues(t, seq, came[i].payload.First)
+				require.Less(t, came[i].at.Sub(began), 2*time.Second)
+			}
+		}
+		d.end(t)
+	})
+}
