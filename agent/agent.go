@@ -414,10 +414,11 @@ func (a *Agent) operationsStatus() status.Operations {
 	if n := c.Operations.PerMonth; n > 0 {
 		budget := uint64(n)
 		percent := float64(o.Used) / float64(n) * 100
-		o.Budget, o.Percent, o.Reserve, o.PerHour = &budget, &percent, &r.Reserve, &r.PerHour
+		o.Budget, o.Percent, o.Left, o.Reserve, o.PerHour = &budget, &percent, &r.Left, &r.Reserve, &r.PerHour
 		pub, _, _ := a.pubStatus()
 		o.LimitState = limitState(c, r, pub.MaxAgeS, a.thinning(pub.MaxAgeS))
 	}
+	o.LimitText = o.InWords()
 	return o
 }
 
@@ -480,7 +481,7 @@ func (a *Agent) pubStatus() (status.Publish, string, time.Time) {
 func (a *Agent) Status() status.Status {
 	cfg, s := a.cfg.Load(), a.buf.Stats()
 	pub, state, since := a.pubStatus()
-	pub.Format = string(cfg.Publish.Format)
+	pub.Format, pub.ConfiguredMaxAgeS = string(cfg.Publish.Format), time.Duration(cfg.Publish.MaxAge).Seconds()
 	now := a.Clock.Stamp()
 	source, offset := a.Clock.Source()
 	v := status.Status{
@@ -496,6 +497,7 @@ func (a *Agent) Status() status.Status {
 		Buffer: status.Buffer{
 			Pending: s.Pending, Bytes: s.Bytes, MaxBytes: s.MaxBytes, Free: s.Free, Dropped: s.Dropped, Delivered: s.Delivered,
 			Gaps: s.Gaps, Flushes: s.Flushes, Seals: s.Seals, Lanes: []status.Lane{}, Damaged: s.DamagedFiles, Recovered: s.RecoveredFrom,
+			ThinnedKept: s.ThinnedKept,
 		},
 	}
 	if a.sampler != nil {

@@ -21,25 +21,36 @@ func WriteMetrics(w io.Writer, s Status) {
 	m.counter("homeward_buffer_dropped_readings_total", "Readings given up, each in a gap record.", float64(s.Buffer.Dropped))
 	m.counter("homeward_buffer_gaps_total", "Gap records made.", float64(s.Buffer.Gaps))
 	m.counter("homeward_buffer_flushes_total", "Flushes since the start.", float64(s.Buffer.Flushes))
+	m.gauge("homeward_buffer_thinned_kept_readings", "Readings that aggregates stand for, still stored.", float64(s.Buffer.ThinnedKept))
 	m.counter("homeward_publish_payloads_total", "Payloads acknowledged since the start.", float64(s.Publish.Payloads))
 	m.counter("homeward_publish_readings_total", "Readings in them.", float64(s.Publish.Readings))
-	m.counter("homeward_publish_operations_total", "Publishes tried since the start, repeats included.", float64(s.Publish.Operations))
-	m.counter("homeward_publish_bytes_total", "Bytes of those.", float64(s.Publish.Bytes))
+	m.counter("homeward_publish_readings_thinned_total", "Readings that gave way to aggregates since the start.", float64(s.Publish.Thinned))
+	m.counter("homeward_publish_operations_total", "Operations of the payloads tried since the start, repeats included.", float64(s.Publish.Operations))
+	m.counter("homeward_publish_bytes_total", "Bytes of those payloads.", float64(s.Publish.Bytes))
 	m.counter("homeward_publish_connects_total", "Sessions opened since the start.", float64(s.Publish.Connects))
-	m.gauge("homeward_operations_used", "Operations counted this billing month.", float64(s.Operations.Used))
+	m.gauge("homeward_operations_used", "Billed operations counted this billing month, repeats included; never fewer than were sent.", float64(s.Operations.Used))
 	m.gauge("homeward_operations_alarms", "Of those, for alarms.", float64(s.Operations.Alarms))
-	m.gauge("homeward_operations_forecast", "Operations at its end, at the rate of the last day.", float64(s.Operations.Forecast))
+	m.gauge("homeward_operations_forecast", "Operations at the month's end, at the rate of the last day and within the budget where at_limit keeps to it.", float64(s.Operations.Forecast))
 	m.gauge("homeward_operations_one_per_reading", "What one publish for each reading sent would have cost this billing month.", float64(s.Operations.OnePerReading))
-	m.family("homeward_operations_unbilled", "gauge", "Publishes without readings this billing month, by what is known of their cost.")
+	m.family("homeward_operations_unbilled", "gauge", "Operations of publishes without readings this billing month, by what is known of their cost; not among those used.")
 	m.sample("homeward_operations_unbilled", float64(s.Operations.Free), "class", "free")
 	m.sample("homeward_operations_unbilled", float64(s.Operations.Unknown), "class", "unknown")
 	if s.Operations.Budget != nil {
 		m.gauge("homeward_operations_budget", "Operations allowed this billing month.", float64(*s.Operations.Budget))
 	}
+	if s.Operations.Reserve != nil {
+		m.gauge("homeward_operations_reserve", "Of the budget, for alarms.", float64(*s.Operations.Reserve))
+	}
+	if s.Operations.Left != nil {
+		m.gauge("homeward_operations_left", "Of the budget, left for readings that are no alarms.", float64(*s.Operations.Left))
+	}
 	if s.Operations.PerHour != nil {
 		m.gauge("homeward_operations_per_hour", "Operations an hour that the budget allows from now on.", *s.Operations.PerHour)
 	}
-	m.gauge("homeward_publish_max_age_seconds", "How long a reading may wait now.", s.Publish.MaxAgeS)
+	m.family("homeward_operations_limit", "gauge", "Always 1; the label tells what the budget makes of publishing now.")
+	m.sample("homeward_operations_limit", 1, "state", s.Operations.LimitState)
+	m.gauge("homeward_publish_max_age_seconds", "The present maximum age: after it a payload leaves though it is not full; what the budget does not carry waits longer.", s.Publish.MaxAgeS)
+	m.gauge("homeward_publish_max_age_configured_seconds", "The same while the budget carries all: publish.max_age.", s.Publish.ConfiguredMaxAgeS)
 	m.family("homeward_sensor_ok", "gauge", "1 while the sensor's last poll was good.")
 	for _, x := range s.Sensors {
 		m.sample("homeward_sensor_ok", flag(x.State == "ok"), "sensor", x.Name, "driver", x.Driver)

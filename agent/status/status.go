@@ -69,6 +69,8 @@ type Buffer struct {
 	Lanes      []Lane   `json:"lanes"`
 	Damaged    []string `json:"damaged,omitempty"`
 	Recovered  []string `json:"recovered,omitempty"`
+
+	ThinnedKept uint64 `json:"thinned_kept"` // readings that aggregates stand for, still stored: homeward buffer export has them
 }
 
 // Lane is the part of the buffer that holds one epoch's readings.
@@ -94,8 +96,10 @@ type Publish struct {
 	Format       string     `json:"format"`
 	BacklogShare float64    `json:"backlog_share"` // of the payloads acknowledged in the last minute, 0 to 1
 	Connects     uint64     `json:"connects"`
-	MaxAgeS      float64    `json:"max_age_s"` // how long a reading may wait now
+	MaxAgeS      float64    `json:"max_age_s"` // the present maximum age: after it a payload leaves though it is not full, if the budget carries it; 0 before the first session
 	Thinned      uint64     `json:"thinned"`   // readings that aggregates stand for
+
+	ConfiguredMaxAgeS float64 `json:"max_age_configured_s"` // publish.max_age
 }
 
 // Operations is the gateway's own count; it never claims to equal a bill.
@@ -106,13 +110,47 @@ type Operations struct {
 	Percent       *float64    `json:"percent"`         // of the budget
 	Forecast      uint64      `json:"forecast"`        // at the month's end, at the rate of the last day
 	LimitState    string      `json:"limit_state"`     // none, below, stretched (readings wait longer than max_age), thin (readings have given way to aggregates lately), or operations.at_limit once nothing is left for readings
+	LimitText     string      `json:"limit_text"`      // the same in words: [Operations.InWords]
+	Left          *int64      `json:"left"`            // of the budget for readings that are no alarms; below 0 where alarms took more than the reserve and all; nil: no budget
 	Reserve       *uint64     `json:"reserve"`         // of the budget, for alarms; nil: no budget
 	PerHour       *float64    `json:"per_hour"`        // that the budget allows from now on; nil: no budget
 	Alarms        uint64      `json:"alarms"`          // of Used
-	Free          uint64      `json:"free"`            // publishes that the cloud says cost nothing
-	Unknown       uint64      `json:"unknown"`         // publishes of which nobody has said what they cost: status, proofs and schemas
+	Free          uint64      `json:"free"`            // operations that the cloud says cost nothing
+	Unknown       uint64      `json:"unknown"`         // operations of which nobody has said what they cost: status, proofs and schemas
 	OnePerReading uint64      `json:"one_per_reading"` // what one publish for each of these readings would have cost
 	Past          []PastMonth `json:"past"`            // oldest first
+}
+
+// InWords says what LimitState means for what there is to send.
+func (o Operations) InWords() string {
+	wait := "readings wait for the next month"
+	if o.Budget != nil && o.Used >= *o.Budget {
+		wait = "readings and alarms wait for the next month"
+	}
+	switch o.LimitState {
+	case "below":
+		return "the budget carries what there is to send"
+	case "stretched":
+		return "readings wait longer than publish.max_age, so that the budget lasts to the month's end"
+	case "thin":
+		if o.Left != nil && *o.Left < 1 {
+			return "spent: " + wait + "; what it does not carry then leaves as min, mean and max"
+		}
+		return "what the budget does not carry leaves as min, mean and max"
+	case "hold":
+		return "spent: " + wait
+	case "continue":
+		return "spent: readings and alarms leave all the same, beyond the budget"
+	}
+	return "no budget: operations.per_month is not set"
+}
+
+// Factor is how many times as many operations one publish per reading would have cost as were used; 0 while none were.
+func (o Operations) Factor() float64 {
+	if o.Used == 0 {
+		return 0
+	}
+	return float64(o.OnePerReading) / float64(o.Used)
 }
 
 // PastMonth is an earlier billing month.

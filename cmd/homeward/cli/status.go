@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"homeward/agent"
+	"homeward/agent/config"
 	"homeward/agent/status"
 	"homeward/cmd/cmdline"
 )
@@ -70,6 +74,62 @@ func ago(t *time.Time) string {
 	return time.Since(*t).Round(time.Second).String() + " ago"
 }
 
+// span is a length of time as the configuration writes it.
+func span(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	to := time.Second
+	if d < time.Minute {
+		to = 100 * time.Millisecond
+	}
+	return config.Duration(d.Round(to)).String()
+}
+
+// shownMonths are the last months that a status shows; --json has all.
+const shownMonths = 3
+
+func printOperations(w io.Writer, s status.Status) {
+	o := s.Operations
+	used := strconv.FormatUint(o.Used, 10)
+	if o.Budget != nil {
+		used += fmt.Sprintf(" of %d (%.1f %%)", *o.Budget, *o.Percent)
+	}
+	if o.Month != "" {
+		used += " since " + o.Month
+	} else {
+		used += ", no month yet: the clock was never trusted"
+	}
+	if o.Forecast == o.Used && s.Publish.Operations == 0 { // its rate is what the forecast is made of
+		used += ", no forecast before the first payload"
+	} else {
+		used += fmt.Sprintf(", forecast %d at the month's end", o.Forecast)
+	}
+	fmt.Fprintf(w, "operations\t%s\n", used)
+	if o.Used > 0 {
+		fmt.Fprintf(w, "saving\tone publish per reading would have been %d, %.1f times as many\n", o.OnePerReading, o.Factor())
+	}
+	if o.Budget != nil {
+		fmt.Fprintf(w, "limit\t%s: %s\n", o.LimitState, o.LimitText)
+		fmt.Fprintf(w, "alarms\t%d of the operations, %d of the budget kept for them\n", o.Alarms, *o.Reserve)
+	} else {
+		fmt.Fprintf(w, "limit\t%s\n", o.LimitText)
+		fmt.Fprintf(w, "alarms\t%d of the operations\n", o.Alarms)
+	}
+	if s.Publish.MaxAgeS > 0 {
+		fmt.Fprintf(w, "max age\t%s now, publish.max_age is %s; the oldest reading has waited for %s\n", span(s.Publish.MaxAgeS), span(s.Publish.ConfiguredMaxAgeS), span(s.Buffer.OldestAgeS))
+	}
+	fmt.Fprintf(w, "not billed\t%d operations known to be free, %d of unknown class (status, proofs, schemas)\n", o.Free, o.Unknown)
+	if s.Publish.Thinned > 0 || s.Buffer.ThinnedKept > 0 {
+		fmt.Fprintf(w, "thinned\t%d readings gave way to aggregates since the start, %d are still stored\n", s.Publish.Thinned, s.Buffer.ThinnedKept)
+	}
+	if n := len(o.Past); n > 0 {
+		var months []string
+		for _, m := range slices.Backward(o.Past[max(0, n-shownMonths):]) {
+			months = append(months, fmt.Sprintf("%s: %d (%d)", m.Month, m.Used, m.OnePerReading))
+		}
+		fmt.Fprintf(w, "earlier\t%s (one publish per reading)\n", strings.Join(months, ", "))
+	}
+}
+
 func printStatus(out io.Writer, s status.Status) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "gateway\t%s, version %s, up %v\n", s.Gateway, s.Version, time.Duration(s.UptimeS)*time.Second)
@@ -77,14 +137,7 @@ func printStatus(out io.Writer, s status.Status) error {
 	fmt.Fprintf(w, "waiting\t%d readings, oldest %v; %d bytes of %d\n", s.Buffer.Pending, (time.Duration(s.Buffer.OldestAgeS) * time.Second), s.Buffer.Bytes, s.Buffer.MaxBytes)
 	fmt.Fprintf(w, "delivered\t%d readings in %d payloads since the start, last %s\n", s.Publish.Readings, s.Publish.Payloads, ago(s.Publish.LastAck))
 	fmt.Fprintf(w, "given up\t%d readings, %d gaps\n", s.Buffer.Dropped, s.Buffer.Gaps)
-	ops := fmt.Sprintf("%d since %s, forecast %d", s.Operations.Used, s.Operations.Month, s.Operations.Forecast)
-	if s.Publish.Operations == 0 { // its rate is what the forecast is made of
-		ops = fmt.Sprintf("%d since %s, no forecast before the first payload since the start", s.Operations.Used, s.Operations.Month)
-	}
-	if s.Operations.Budget != nil {
-		ops += fmt.Sprintf(", budget %d (%.1f %% used)", *s.Operations.Budget, *s.Operations.Percent)
-	}
-	fmt.Fprintf(w, "operations\t%s\n", ops)
+	printOperations(w, s)
 	trusted := "trusted"
 	if !s.Clock.Trusted {
 		trusted = "not trusted"
