@@ -396,7 +396,7 @@ var drawSite = rapid.Custom(func(t *rapid.T) site {
 })
 
 // pack encodes polls into payloads, the first of them with the gaps.
-func (s *site) pack(t *testing.T, c *Coder, polls []pack.Poll, radix Radix, limit int, gaps bool) (payloads [][]byte) {
+func (s *site) pack(t testing.TB, c *Coder, polls []pack.Poll, radix Radix, limit int, gaps bool) (payloads [][]byte) {
 	t.Helper()
 	first := uint64(1 << 40)
 	for len(polls) > 0 {
@@ -429,7 +429,7 @@ func (s *site) pack(t *testing.T, c *Coder, polls []pack.Poll, radix Radix, limi
 }
 
 // build makes a site's coder and payloads.
-func (s *site) build(t *testing.T) jsCase {
+func (s *site) build(t testing.TB) jsCase {
 	t.Helper()
 	c, err := New(&s.schema)
 	if err != nil {
