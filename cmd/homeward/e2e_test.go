@@ -233,6 +233,7 @@ type consumer struct {
 	in          map[key]string // the payload that it first came in
 	schemas     packed.Receiver
 	packs       int   // packed payloads
+	payloads    int   // of readings and alarms, repeats included
 	order       []key // as they first came
 	alarms      []pack.Reading
 	gaps        []pack.Gap
@@ -273,6 +274,9 @@ func (c *consumer) take(_ paho.Client, m paho.Message) {
 	defer c.mu.Unlock()
 	if packed.Is(m.Payload()) {
 		c.packs++
+	}
+	if !strings.Contains(m.Topic(), "/schema/") && !m.Duplicate() {
+		c.payloads++
 	}
 	ps, err := c.schemas.Take(m.Topic(), m.Payload())
 	if err == nil && strings.Contains(m.Topic(), "/schema/") {
@@ -412,7 +416,7 @@ func kill9(t *testing.T, format string) {
 	s.start()
 	s.until("proven", proven)
 	restarts[n-1].to = s.after(before)
-	s.settle(m.URL)
+	operations := s.settle(m.URL).Operations
 	s.stop()
 	served := int(s.served.Load())
 	require.Eventually(t, func() bool { return c.count()%10 == 0 }, patience, 20*time.Millisecond)
@@ -445,6 +449,8 @@ func kill9(t *testing.T, format string) {
 		require.Zero(t, quiet, "a second without a sample outside of a restart")
 	}
 	require.Empty(t, c.gaps)
+	t.Logf("%d operations in the ledger, %d payloads came", operations.Used, c.payloads)
+	require.GreaterOrEqual(t, operations.Used, uint64(c.payloads), "the ledger counts each try before it is made")
 }
 
 // TestBrokerTroubles: whatever the broker does, sampling goes on and everything is delivered afterwards.
