@@ -497,7 +497,7 @@ func (a *Agent) Status() status.Status {
 		Buffer: status.Buffer{
 			Pending: s.Pending, Bytes: s.Bytes, MaxBytes: s.MaxBytes, Free: s.Free, Dropped: s.Dropped, Delivered: s.Delivered,
 			Gaps: s.Gaps, Flushes: s.Flushes, Seals: s.Seals, Lanes: []status.Lane{}, Damaged: s.DamagedFiles, Recovered: s.RecoveredFrom,
-			ThinnedKept: s.ThinnedKept,
+			Thinned: s.Thinned, ThinnedKept: s.ThinnedKept,
 		},
 	}
 	if a.sampler != nil {

@@ -398,13 +398,51 @@ func checkBudget(cfg *config.Config) Line {
 		return okLine("budget", text+", no budget configured")
 	}
 	text = fmt.Sprintf("%s of %d", text, cfg.Operations.PerMonth)
-	if plan.Operations > float64(cfg.Operations.PerMonth) {
-		return failLine("budget", text, savings(cfg, plan))
+	if plan.Reserve >= 1 {
+		text += fmt.Sprintf(", %.0f of which are kept for alarms", plan.Reserve)
+	}
+	if plan.Enough != nil && !*plan.Enough {
+		what, remedy := overBudget(cfg, plan)
+		return warnLine("budget", text+": "+what, savings(cfg, plan)+remedy)
 	}
 	if plan.Operations > 0.9*float64(cfg.Operations.PerMonth) {
 		return warnLine("budget", text+": less than a tenth is left for alarms, repeats and outages", savings(cfg, plan))
 	}
 	return okLine("budget", text)
+}
+
+// overBudget says what the agent will make of a budget that does not carry the plan, and what helps beside savings.
+func overBudget(cfg *config.Config, plan *ledger.Forecast) (what, remedy string) {
+	if wait := stretchedAge(cfg, plan); wait > 0 {
+		return fmt.Sprintf("so that it lasts, readings will wait longer than publish.max_age: %v, about %v", cfg.Publish.MaxAge, config.Duration(wait)), ""
+	}
+	switch cfg.Operations.AtLimit {
+	case ledger.Continue:
+		return fmt.Sprintf("no publish.max_age makes it suffice, and operations.at_limit: continue publishes all: the budget will be exceeded by about %.0f", plan.Operations-float64(plan.Budget)),
+			"; or, to keep to the budget, set operations.at_limit: thin or hold"
+	case ledger.Thin:
+		return "no publish.max_age makes it suffice: what it does not carry will leave as min, mean and max of each channel and interval", ""
+	}
+	full := "the oldest is given up (buffer.when_full)"
+	if cfg.Buffer.WhenFull == string(buffer.StopSampling) {
+		full = "nothing more is recorded (buffer.when_full)"
+	}
+	return "no publish.max_age makes it suffice: what it does not carry will wait in the buffer, and once that is full " + full, "; or set operations.at_limit: thin or continue"
+}
+
+// stretchedAge is about how long readings will wait where fewer payloads, each fuller, are within the budget; 0 where they are not.
+func stretchedAge(cfg *config.Config, plan *ledger.Forecast) time.Duration {
+	ordinary := float64(plan.Budget) - max(plan.Reserve, plan.Alarms)
+	i := slices.IndexFunc(plan.Formats, func(f ledger.Format) bool { return f.Name == plan.Format })
+	if i < 0 || ordinary < 1 {
+		return 0
+	}
+	cost := float64(ledger.Rule{PerBytes: plan.PerBytes}.Cost(int(cfg.Publish.MaxBytes)))
+	if plan.Formats[i].PayloadsIfFull*cost > ordinary {
+		return 0
+	}
+	between := time.Duration(float64(plan.Days) * 24 * float64(time.Hour) / ordinary * cost)
+	return (between + time.Duration(cfg.Buffer.Flush) + coalesce + time.Second).Round(time.Second) // as session.due has it
 }
 
 // savings is what lowers the operations of a forecast.

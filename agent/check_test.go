@@ -2,6 +2,7 @@ package agent
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"homeward/agent/config"
+	"homeward/agent/ledger"
 	"homeward/agent/status"
 	"homeward/buffer"
 )
@@ -112,7 +114,7 @@ func TestBacklogThatDoesNotLeave(t *testing.T) {
 	require.Equal(t, resultOK, result().Result, "the home's own line says why it waits")
 }
 
-// TestBudgetRemedies: what is advised is what helps.
+// TestBudgetRemedies: what is advised is what helps, and what is said of a budget that does not suffice is what the agent will do.
 func TestBudgetRemedies(t *testing.T) {
 	sensors := func(c *config.Config, every time.Duration) {
 		s := fakeConfig("a", every, &fakeOptions{})
@@ -123,18 +125,41 @@ func TestBudgetRemedies(t *testing.T) {
 	c.Operations.PerMonth = 10
 	sensors(c, 100*time.Millisecond)
 	c.Publish.MaxAge = config.Duration(time.Hour)
-	l := checkBudget(c)
-	require.Equal(t, resultFail, l.Result)
-	require.Contains(t, l.Remedy, "longer publish.max_age saves nothing: raise the sensors' every")
+	for atLimit, want := range map[string]string{
+		ledger.Hold:     "what it does not carry will wait in the buffer, and once that is full the oldest is given up",
+		ledger.Thin:     "what it does not carry will leave as min, mean and max of each channel and interval",
+		ledger.Continue: "the budget will be exceeded by about ",
+	} {
+		c.Operations.AtLimit = atLimit
+		l := checkBudget(c)
+		require.Equal(t, resultWarn, l.Result)
+		require.Contains(t, l.Text, "no publish.max_age makes it suffice")
+		require.Contains(t, l.Text, want)
+		require.Contains(t, l.Remedy, "longer publish.max_age saves nothing: raise the sensors' every")
+		require.Equal(t, atLimit != ledger.Thin, strings.Contains(l.Remedy, "operations.at_limit: "), l.Remedy)
+	}
+	c.Operations.AtLimit, c.Buffer.WhenFull = ledger.Hold, "stop-sampling"
+	require.Contains(t, checkBudget(c).Text, "once that is full nothing more is recorded")
 	c.Publish.MaxBytes = 512
 	require.Contains(t, checkBudget(c).Remedy, "saves nothing: raise publish.max_bytes to 1024")
 	c.Publish.MaxBytes = 1024
+
+	// One reading a minute: 44,640 a month, at most some thousand payloads.
 	sensors(c, time.Minute)
 	c.Publish.MaxAge = config.Duration(2 * time.Minute)
-	l = checkBudget(c)
-	require.Equal(t, resultFail, l.Result)
-	require.Contains(t, l.Remedy, "leave before they are full: raise publish.max_age")
-	c.Publish.Format = "senml"
+	c.Operations.PerMonth, c.Operations.Reserve = 2000, 0.1
+	for _, c.Operations.AtLimit = range []string{ledger.Hold, ledger.Thin, ledger.Continue} {
+		l := checkBudget(c)
+		require.Equal(t, resultWarn, l.Result)
+		require.Contains(t, l.Text, " of 2000, 200 of which are kept for alarms: so that it lasts, readings will wait longer than publish.max_age: 2m, about 24m")
+		require.Contains(t, l.Remedy, "leave before they are full: raise publish.max_age")
+	}
+	c.Operations.PerMonth = 10
+	require.Contains(t, checkBudget(c).Text, "no publish.max_age makes it suffice")
+
+	c.Operations.PerMonth = 100_000
+	require.Equal(t, resultOK, checkBudget(c).Result)
+	c.Publish.Format, c.Operations.PerMonth = "senml", 10
 	sensors(c, 100*time.Millisecond)
 	c.Publish.MaxAge = config.Duration(time.Hour)
 	require.Contains(t, checkBudget(c).Remedy, "publish.format: packed makes about")

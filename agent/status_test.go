@@ -51,6 +51,7 @@ func TestStatusOfOperations(t *testing.T) {
 	poll.Readings = []drivers.Reading{{Channel: "a/x/mean", Value: 1, Quality: drivers.Aggregate}}
 	_, err = lane.Thin(buffer.Range{From: first, To: first + 1}, []buffer.Poll{poll})
 	require.NoError(t, err)
+	require.EqualValues(t, 2, a.Status().Buffer.Thinned)
 	require.EqualValues(t, 2, a.Status().Buffer.ThinnedKept)
 	require.Equal(t, 90.0, a.Status().Publish.ConfiguredMaxAgeS)
 }

@@ -18,7 +18,7 @@ func WriteMetrics(w io.Writer, s Status) {
 	m.gauge("homeward_buffer_oldest_seconds", "Age of the oldest of them.", s.Buffer.OldestAgeS)
 	m.gauge("homeward_buffer_bytes", "Size of the buffer's folder.", float64(s.Buffer.Bytes))
 	m.gauge("homeward_buffer_max_bytes", "Its bound.", float64(s.Buffer.MaxBytes))
-	m.counter("homeward_buffer_dropped_readings_total", "Readings given up, each in a gap record.", float64(s.Buffer.Dropped))
+	m.counter("homeward_buffer_dropped_readings_total", "Readings given up, each in a gap record; those that gave way to aggregates among them.", float64(s.Buffer.Dropped))
 	m.counter("homeward_buffer_gaps_total", "Gap records made.", float64(s.Buffer.Gaps))
 	m.counter("homeward_buffer_flushes_total", "Flushes since the start.", float64(s.Buffer.Flushes))
 	m.gauge("homeward_buffer_thinned_kept_readings", "Readings that aggregates stand for, still stored.", float64(s.Buffer.ThinnedKept))

@@ -22,7 +22,7 @@ func operations() Status {
 			Past: []PastMonth{{"2026-07-15", 1, 2}, {"2026-08-15", 6001, 300000}, {"2026-09-15", 6002, 310000}, {"2026-10-15", 6003, 320000}},
 		},
 		Publish: Publish{Operations: 5, MaxAgeS: 842, ConfiguredMaxAgeS: 300, Thinned: 2400},
-		Buffer:  Buffer{OldestAgeS: 75.25, ThinnedKept: 1800},
+		Buffer:  Buffer{OldestAgeS: 75.25, Thinned: 3600, ThinnedKept: 1800},
 	}
 	s.Operations.LimitText = s.Operations.InWords()
 	return s
@@ -131,7 +131,7 @@ limit: stretched: readings wait longer than publish.max_age so that the budget l
 alarms: 3 of the operations 720 of the budget kept for them
 max age: 14 min 2 s now publish.max_age is 5 min; the oldest reading has waited for 1 min 15 s
 not billed: 11 operations known to be free 29 of unknown class (status proofs schemas)
-thinned: 2400 readings gave way to aggregates since the start 1800 are still stored
+thinned: 3600 of the readings given up gave way to aggregates 2400 since the start; 1800 are still stored
 earlier: 2026-10-15: 6003 (320000) 2026-09-15: 6002 (310000) 2026-08-15: 6001 (300000) (one publish per reading)
 `, shown[0])
 	require.Contains(t, shown[1], "used: 6480 of 7200")

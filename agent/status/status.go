@@ -70,7 +70,8 @@ type Buffer struct {
 	Damaged    []string `json:"damaged,omitempty"`
 	Recovered  []string `json:"recovered,omitempty"`
 
-	ThinnedKept uint64 `json:"thinned_kept"` // readings that aggregates stand for, still stored: homeward buffer export has them
+	Thinned     uint64 `json:"thinned"`      // of Dropped: aggregates stand for them
+	ThinnedKept uint64 `json:"thinned_kept"` // of Thinned, still stored: homeward buffer export has them
 }
 
 // Lane is the part of the buffer that holds one epoch's readings.
@@ -97,7 +98,7 @@ type Publish struct {
 	BacklogShare float64    `json:"backlog_share"` // of the payloads acknowledged in the last minute, 0 to 1
 	Connects     uint64     `json:"connects"`
 	MaxAgeS      float64    `json:"max_age_s"` // the present maximum age: after it a payload leaves though it is not full, if the budget carries it; 0 before the first session
-	Thinned      uint64     `json:"thinned"`   // readings that aggregates stand for
+	Thinned      uint64     `json:"thinned"`   // readings that gave way to aggregates
 
 	ConfiguredMaxAgeS float64 `json:"max_age_configured_s"` // publish.max_age
 }

@@ -25,7 +25,7 @@ func TestStatusShowsOperations(t *testing.T) {
 			Past: []status.PastMonth{{Month: "2026-07-15", Used: 1, OnePerReading: 2}, {Month: "2026-08-15", Used: 6001, OnePerReading: 300000}, {Month: "2026-09-15", Used: 6002, OnePerReading: 310000}, {Month: "2026-10-15", Used: 6003, OnePerReading: 320000}},
 		},
 		Publish: status.Publish{Operations: 5, MaxAgeS: 842.3, ConfiguredMaxAgeS: 300, Thinned: 2400},
-		Buffer:  status.Buffer{OldestAgeS: 75.25, ThinnedKept: 1800},
+		Buffer:  status.Buffer{OldestAgeS: 75.25, Thinned: 3600, ThinnedKept: 1800},
 	}
 	shown := shownStatus(t, s)
 	for _, line := range []string{
@@ -35,7 +35,7 @@ func TestStatusShowsOperations(t *testing.T) {
 		"alarms      3 of the operations, 720 of the budget kept for them",
 		"max age     14m2s now, publish.max_age is 5m; the oldest reading has waited for 1m15s",
 		"not billed  11 operations known to be free, 29 of unknown class (status, proofs, schemas)",
-		"thinned     2400 readings gave way to aggregates since the start, 1800 are still stored",
+		"thinned     3600 of the readings given up gave way to aggregates, 2400 since the start; 1800 are still stored",
 		"earlier     2026-10-15: 6003 (320000), 2026-09-15: 6002 (310000), 2026-08-15: 6001 (300000) (one publish per reading)",
 	} {
 		require.Contains(t, shown, "\n"+line+"\n")
