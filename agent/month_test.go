@@ -467,8 +467,9 @@ func ledgerAndBatches(t *testing.T, seed uint64) {
 	m.doubted = false
 	m.home.leave(false)
 	m.home.mu.Lock()
-	m.home.mute = false
-	m.home.last.drop()
+	if m.home.mute = false; m.home.last != nil {
+		m.home.last.drop()
+	}
 	m.home.mu.Unlock()
 	time.Sleep(10 * time.Minute)
 	r := m.ledger.Report()

@@ -903,9 +903,10 @@ func (s *session) maxAge() time.Duration {
 	return s.ledger.MaxAge(time.Duration(s.cfg.MaxAge), s.cost(&s.live))
 }
 
-// repeatAlarm tries an alarm again that an earlier session has tried.
+// repeatAlarm tries an alarm again that an earlier session has tried. One that was never answered is no longer hurried: a home that says nothing would have
+// all of the budget.
 func (s *session) repeatAlarm() bool {
-	i := slices.IndexFunc(s.again, func(a *buffer.Attempt) bool { return a.Alarm })
+	i := slices.IndexFunc(s.again, func(a *buffer.Attempt) bool { return a.Alarm && a.Tries < stuckTries })
 	return i >= 0 && s.may(ledger.Alarm, s.again[i].Cost) && s.repeat(i, ledger.Alarm)
 }
 

@@ -146,6 +146,7 @@ type Ledger struct {
 	durable <-chan struct{} // closed once leased is
 	last    drivers.Stamp
 	days    []day         // of this life, oldest first
+	unsure  counts        // of earlier lives, when nobody knew which month it was
 	trusted drivers.Stamp // the last that was, of this life
 	age     float64       // ln of the present maximum age in seconds
 	aged    time.Duration // when age was that, monotonic
@@ -173,6 +174,9 @@ func Open(o Options) *Ledger {
 		_ = json.Unmarshal(o.Store.Side(drawer(o.Home)+".past"), &l.past)
 	}
 	l.acc.Home = o.Home
+	if l.unsure = l.acc.Doubt; l.acc.Month == "" {
+		l.unsure = l.acc.counts
+	}
 	l.last = o.Clock()
 	if l.last.Trusted && l.acc.At > 0 && l.last.Wall > l.acc.At { // what was saved while nobody looked
 		gone := time.Duration(min(l.last.Wall-l.acc.At, 31*24*time.Hour.Milliseconds())) * time.Millisecond
@@ -368,8 +372,10 @@ func (l *Ledger) remember(now drivers.Stamp, c counts) {
 	l.days[len(l.days)-1].add(c)
 }
 
-// inLife is what was counted in this life and in the present month, by the clock as it is now: to the day, rather too much.
-func (l *Ledger) inLife(now drivers.Stamp) (sum counts) {
+// inLife is what was counted in this life and in the present month, by the clock as it is now: to the day, rather too much. What
+// was in doubt when it began is part of it: the clock that has resolved that was wrong.
+func (l *Ledger) inLife(now drivers.Stamp) counts {
+	sum := l.unsure
 	for _, d := range l.days {
 		end := time.UnixMilli(now.Wall).Add(d.from + 24*time.Hour - now.Mono)
 		if end.After(l.start) {

@@ -168,6 +168,19 @@ func TestClockThatWasWrong(t *testing.T) {
 	}
 }
 
+// What was counted before any clock was right is part of the month that the clock shows in the end.
+func TestDoubtResolvedByAWrongClock(t *testing.T) {
+	s := newSite("2026-03-10T12:00:00Z", Budget{Day: 1})
+	s.trusted = false
+	s.spend(t, Live, 10)
+	s.restart()
+	s.trusted, s.off = true, -40*24*time.Hour
+	require.Equal(t, "2026-01-01", s.Report().Month)
+	s.off = 0
+	require.Equal(t, "2026-03-01", s.Report().Month)
+	require.EqualValues(t, 10, s.Report().Used)
+}
+
 // Another billing day means another month, of which what was counted may be part.
 func TestBillingDayMoved(t *testing.T) {
 	s := newSite("2026-03-10T12:00:00Z", Budget{Day: 1})
