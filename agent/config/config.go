@@ -109,8 +109,8 @@ type Operations struct {
 	BillingDay int     `yaml:"billing_day,omitempty" default:"1" min:"1" max:"31" doc:"day on which the billing month begins, at midnight of time_zone; in shorter months the last day"`
 	TimeZone   string  `yaml:"time_zone,omitempty" default:"UTC" doc:"time zone of the billing month, as the tz database names it" example:"Europe/Berlin"`
 	PerBytes   Size    `yaml:"bytes_per_operation,omitempty" default:"1024" min:"0" max:"1MiB" doc:"a publish is one operation for each started so many bytes of its payload; 0: one operation whatever its size"`
-	Reserve    Percent `yaml:"reserve,omitempty" default:"10%" min:"0%" max:"90%" doc:"share of the budget that is kept for alarms"`
-	AtLimit    string  `yaml:"at_limit,omitempty" default:"hold" enum:"hold,thin,continue" doc:"what happens to readings that the budget does not carry: hold keeps them until it does, and lets alarms leave; thin sends min, mean and max of each channel and interval instead; continue sends them beyond the budget"`
+	Reserve    Percent `yaml:"reserve,omitempty" default:"10%" min:"0%" max:"90%" doc:"share of the budget that is kept for alarms; beyond it they take what is left for readings"`
+	AtLimit    string  `yaml:"at_limit,omitempty" default:"hold" enum:"hold,thin,continue" doc:"what happens to readings that the budget does not carry: hold keeps them until it does; thin sends min, mean and max of each channel and interval instead; continue sends them beyond the budget. With hold and thin a budget that is used up keeps alarms too"`
 
 	Zone *time.Location `yaml:"-"` // TimeZone's
 }

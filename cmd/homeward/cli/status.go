@@ -108,10 +108,10 @@ func printOperations(w io.Writer, s status.Status) {
 		fmt.Fprintf(w, "saving\tone publish per reading would have been %d, %.1f times as many\n", o.OnePerReading, o.Factor())
 	}
 	if o.Budget != nil {
-		fmt.Fprintf(w, "limit\t%s: %s\n", o.LimitState, o.LimitText)
+		fmt.Fprintf(w, "limit\t%s: %s\n", o.LimitState, o.InWords())
 		fmt.Fprintf(w, "alarms\t%d of the operations, %d of the budget kept for them\n", o.Alarms, *o.Reserve)
 	} else {
-		fmt.Fprintf(w, "limit\t%s\n", o.LimitText)
+		fmt.Fprintf(w, "limit\t%s\n", o.InWords())
 		fmt.Fprintf(w, "alarms\t%d of the operations\n", o.Alarms)
 	}
 	if s.Publish.MaxAgeS > 0 {

@@ -20,7 +20,7 @@ func TestStatusShowsOperations(t *testing.T) {
 	budget, percent, reserve := uint64(7200), 17.53, uint64(720)
 	s := status.Status{
 		Operations: status.Operations{
-			Month: "2026-11-15", Used: 1262, Budget: &budget, Percent: &percent, Forecast: 6480, LimitState: "stretched", LimitText: "readings wait longer", Reserve: &reserve,
+			Month: "2026-11-15", Used: 1262, Budget: &budget, Percent: &percent, Forecast: 6480, LimitState: "stretched", Reserve: &reserve,
 			Alarms: 3, Free: 11, Unknown: 29, OnePerReading: 63100,
 			Past: []status.PastMonth{{Month: "2026-07-15", Used: 1, OnePerReading: 2}, {Month: "2026-08-15", Used: 6001, OnePerReading: 300000}, {Month: "2026-09-15", Used: 6002, OnePerReading: 310000}, {Month: "2026-10-15", Used: 6003, OnePerReading: 320000}},
 		},
@@ -31,7 +31,7 @@ func TestStatusShowsOperations(t *testing.T) {
 	for _, line := range []string{
 		"operations  1262 of 7200 (17.5 %) since 2026-11-15, forecast 6480 at the month's end",
 		"saving      one publish per reading would have been 63100, 50.0 times as many",
-		"limit       stretched: readings wait longer",
+		"limit       stretched: readings wait longer than publish.max_age, so that the budget lasts to the month's end",
 		"alarms      3 of the operations, 720 of the budget kept for them",
 		"max age     14m2s now, publish.max_age is 5m; the oldest reading has waited for 1m15s",
 		"not billed  11 operations known to be free, 29 of unknown class (status, proofs, schemas)",
@@ -42,7 +42,7 @@ func TestStatusShowsOperations(t *testing.T) {
 	}
 
 	// Without a budget, before anything was sent and before the clock was right, nothing is made up.
-	shown = shownStatus(t, status.Status{Operations: status.Operations{LimitState: "none", LimitText: "no budget: operations.per_month is not set"}})
+	shown = shownStatus(t, status.Status{Operations: status.Operations{LimitState: "none"}})
 	require.Contains(t, shown, "\noperations  0, no month yet: the clock was never trusted, no forecast before the first payload\n")
 	require.Contains(t, shown, "\nlimit       no budget: operations.per_month is not set\n")
 	require.Contains(t, shown, "\nalarms      0 of the operations\n")
