@@ -135,18 +135,27 @@ func standing(list []status.Problem, lines []Line, offline bool) (more []Line) {
 	return more
 }
 
-// lateBacklog is how much older than publish.max_age the oldest reading may be while the home takes readings.
+// lateBacklog is how much older than the maximum age the oldest reading may be while the home takes readings.
 const lateBacklog = time.Minute
 
-// checkBacklog warns of readings that should have left.
+// checkBacklog warns of readings that should have left, or that the budget keeps.
 func (a *Agent) checkBacklog(l Line) Line {
 	s := a.Status()
 	age := time.Duration(s.Buffer.OldestAgeS * float64(time.Second)).Round(time.Second)
-	most := time.Duration(a.cfg.Load().Publish.MaxAge)
-	if l.Result != resultOK || !s.Publish.Connected || s.Home.State != "proven" || s.Buffer.Pending == 0 || age <= most+lateBacklog {
+	most, what := a.cfg.Load().Publish.MaxAge, "publish.max_age"
+	if now := config.Duration(s.Publish.MaxAgeS * float64(time.Second)); now > most {
+		most, what = config.Duration(time.Duration(now).Round(time.Second)), "the present maximum age"
+	}
+	if l.Result != resultOK || !s.Publish.Connected || s.Home.State != "proven" || s.Buffer.Pending == 0 || age <= time.Duration(most)+lateBacklog {
 		return l
 	}
-	return warnLine(l.Name, fmt.Sprintf("%s; the home takes readings, and this one waits for %v, longer than publish.max_age: %v", l.Text, age, most),
+	text := fmt.Sprintf("%s; the home takes readings, and this one waits for %v, longer than %s: %v", l.Text, config.Duration(age), what, most)
+	switch o := s.Operations; o.LimitState {
+	case "stretched", ledger.Hold, ledger.Thin:
+		return warnLine(l.Name, fmt.Sprintf("%s; %s: %s", text, o.LimitState, o.LimitText),
+			"homeward plan says what saves operations; or raise operations.per_month, or choose another operations.at_limit: see docs/operations.md")
+	}
+	return warnLine(l.Name, text,
 		"after an outage wait until the backlog has left and check again; if it does not shrink, look at homeward status for publish problems, raise publish.backlog_share, or have the receiver confirm (acknowledge: receiver)")
 }
 

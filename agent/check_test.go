@@ -109,7 +109,20 @@ func TestBacklogThatDoesNotLeave(t *testing.T) {
 	l := result()
 	require.Equal(t, resultWarn, l.Result)
 	require.Contains(t, l.Text, "longer than publish.max_age: 10s")
-	require.NotEmpty(t, l.Remedy)
+	require.Contains(t, l.Remedy, "after an outage")
+
+	// A budget that keeps it is named; and a maximum age that it has stretched is what counts.
+	a.cfg.Load().Operations = config.Operations{PerMonth: 100, BillingDay: 1, AtLimit: ledger.Hold}
+	spendOperations(t, a, 100)
+	l = result()
+	require.Equal(t, resultWarn, l.Result)
+	require.Contains(t, l.Text, "longer than publish.max_age: 10s; hold: spent: readings and alarms wait for the next month")
+	require.Contains(t, l.Remedy, "operations.per_month")
+	a.pub.view.MaxAgeS = 20
+	require.Contains(t, result().Text, "longer than the present maximum age: 20s")
+	a.pub.view.MaxAgeS = 3600
+	require.Equal(t, resultOK, result().Result)
+	a.cfg.Load().Operations.PerMonth, a.pub.view.MaxAgeS = 0, 0
 	a.pub.view.Connected = false
 	require.Equal(t, resultOK, result().Result, "the home's own line says why it waits")
 }
