@@ -464,10 +464,13 @@ func savings(cfg *config.Config, plan *ledger.Forecast) string {
 			other = fmt.Sprintf("; publish.format: %s makes about %.0f", f.Name, f.Operations)
 		}
 	}
+	if limitedBy == "age" && plan.Enough != nil && !*plan.Enough && stretchedAge(cfg, plan) == 0 {
+		limitedBy = "age, not enough"
+	}
 	return saving(limitedBy, &cfg.Publish) + other
 }
 
-// saving is what lowers the operations when most payloads leave for this reason (as in [ledger.Format]); "" where that is not known.
+// saving is what lowers the operations when most payloads leave for this reason (as in [ledger.Format], or "age, not enough"); "" where that is not known.
 func saving(limitedBy string, p *config.Publish) string {
 	const rarer = "raise the sensors' every, record only what changes (on_change, deadband), or raise operations.per_month"
 	switch {
@@ -475,6 +478,8 @@ func saving(limitedBy string, p *config.Publish) string {
 		return "most payloads leave full, so that a longer publish.max_age saves nothing: raise publish.max_bytes to 1024, which is one operation too; or " + rarer
 	case limitedBy == "full":
 		return "most payloads leave full, so that a longer publish.max_age saves nothing: " + rarer
+	case limitedBy == "age, not enough":
+		return "a longer publish.max_age saves some, and not enough: " + rarer
 	case limitedBy == "age":
 		return "most payloads leave before they are full: raise publish.max_age; or " + rarer
 	}

@@ -169,6 +169,7 @@ func TestBudgetRemedies(t *testing.T) {
 	}
 	c.Operations.PerMonth = 10
 	require.Contains(t, checkBudget(c).Text, "no publish.max_age makes it suffice")
+	require.Contains(t, checkBudget(c).Remedy, "saves some, and not enough: raise the sensors' every")
 
 	c.Operations.PerMonth = 100_000
 	require.Equal(t, resultOK, checkBudget(c).Result)
