@@ -341,9 +341,11 @@ func count(v float64) string {
 	return s
 }
 
-// short is count, in thousands or millions where it is long: for tables.
+// short is count, in thousands, millions or a power of ten where it is long: for tables.
 func short(v float64) string {
 	switch {
+	case v >= 1e13:
+		return fmt.Sprintf("%.2e", v)
 	case v >= 1e10:
 		return count(v/1e6) + "M"
 	case v >= 1e8:
