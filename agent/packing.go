@@ -17,6 +17,9 @@ import (
 // schemaEvery is how often a home is given the schema again: a broker may have lost what it retains.
 const schemaEvery = 24 * time.Hour
 
+// schemaPatience is how soon it is given again to who asks for it: nobody may spend this gateway's operations by asking.
+const schemaPatience = 10 * time.Minute
+
 // sidePacked is the present schema. It lies in the buffer so that an id is never used twice within an epoch: what
 // takes it along takes the epoch too.
 const sidePacked = "packed"

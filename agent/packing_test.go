@@ -224,3 +224,41 @@ func TestEncodings(t *testing.T) {
 		})
 	}
 }
+
+// TestPackedSchemaOnRequest: who has lost the schema asks for it on B/orders, and cannot ask often.
+func TestPackedSchemaOnRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := packedDesk(t)
+		d.run(t)
+		time.Sleep(time.Minute)
+		ask := func(text string) {
+			d.home.mu.Lock()
+			hints := d.home.last.hints
+			d.home.mu.Unlock()
+			hints <- cloud.Hint{Topic: "orders", Payload: []byte(text)}
+			time.Sleep(time.Minute)
+		}
+		schemas := func() int {
+			d.home.mu.Lock()
+			defer d.home.mu.Unlock()
+			return len(d.home.schemas)
+		}
+		require.Equal(t, 1, schemas())
+		time.Sleep(schemaPatience)
+		ask(`{"schema":true}`)
+		require.Equal(t, 2, schemas())
+		require.Equal(t, d.home.schemas[0], d.home.schemas[1])
+		for range 5 {
+			ask(`{"schema":true}`)
+		}
+		require.Equal(t, 2, schemas())
+		time.Sleep(schemaPatience)
+		require.Equal(t, 3, schemas(), "asked for meanwhile")
+		time.Sleep(schemaPatience)
+		for _, other := range []string{`{"schema":false}`, `{"schema":1}`, `schema`, ``, `[]`} {
+			ask(other)
+		}
+		require.Equal(t, 3, schemas())
+		d.end(t)
+	})
+}

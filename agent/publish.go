@@ -267,6 +267,7 @@ type session struct {
 	packing             *packing         // nil: not wanted, or not to be had
 	packs               bool             // the home has the schema
 	better              *packing         // learnt, and on its way to the home
+	asked               bool             // for the schema
 	calm                <-chan time.Time // when the home's rate allows more; nil: it does
 	ahead, behind       float64          // payloads that must be allowed before what is live, or the backlog, can be thinned; 0: any
 	heldLive, heldAlarm bool             // the budget keeps what is due
@@ -465,7 +466,7 @@ func (s *session) run(ctx context.Context) (err error) {
 	schemas := make(chan error, 1)
 	var schemaPause cloud.Backoff
 	nextSchema := (<-chan time.Time)(nil)
-	offered := (*packing)(nil)
+	offered, offeredAt := (*packing)(nil), time.Time{}
 	offering := false
 	offer := func(p *packing) {
 		offered, offering, nextSchema = p, true, nil
@@ -507,7 +508,8 @@ func (s *session) run(ctx context.Context) (err error) {
 	var settle <-chan time.Time
 	for {
 		s.beat.promise(dialBound)
-		if want := cmp.Or(s.better, s.packing); want != nil && offered != want && !offering && s.trusted() && want.flushed() {
+		if want := cmp.Or(s.better, s.packing); want != nil && !offering && s.trusted() && want.flushed() && (offered != want || s.asked && time.Since(offeredAt) > schemaPatience) {
+			s.asked, offeredAt = false, time.Now()
 			offer(want)
 		}
 		if s.trusted() {
@@ -1348,6 +1350,12 @@ func (s *session) late() error {
 
 // hint takes what a receiver says; it is data from anyone who may publish there.
 func (s *session) hint(h cloud.Hint) {
+	var order struct {
+		Schema bool `json:"schema"`
+	}
+	if h.Topic == "orders" && json.Unmarshal(h.Payload, &order) == nil && order.Schema {
+		s.asked = true // a receiver has lost it, or a broker what it retained
+	}
 	if h.Topic != "acks" || s.cfg.Acknowledge != "receiver" {
 		return
 	}
