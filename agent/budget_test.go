@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +11,7 @@ import (
 
 	"homeward/agent/config"
 	"homeward/agent/ledger"
+	"homeward/buffer"
 )
 
 // spread appends a reading a second that fills a payload in about a minute.
@@ -83,6 +86,41 @@ func TestContinueGoesBeyondTheBudget(t *testing.T) {
 		require.Greater(t, len(d.home.arrivals()), 20, "full payloads are not held")
 		require.Less(t, d.buf.Stats().Pending, uint64(60))
 		require.NotContains(t, d.codes(), "operations.held")
+		d.end(t)
+	})
+}
+
+// refusing is a store that takes nothing while it is full.
+type refusing struct {
+	*buffer.Buffer
+	full *atomic.Bool
+}
+
+func (r refusing) PutSide(key string, value []byte) error {
+	if r.full.Load() {
+		return errors.New("no space left on device")
+	}
+	return r.Buffer.PutSide(key, value)
+}
+
+// What cannot be counted is not sent, and leaves once it can be.
+func TestNotSentUncounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		full := &atomic.Bool{}
+		d.ledger = ledger.Open(ledger.Options{
+			Store: refusing{d.buf, full}, Durable: d.lane.Durable, Clock: d.clock.Stamp, Budget: func() ledger.Budget { return *d.budget.Load() },
+		})
+		d.run(t)
+		time.Sleep(time.Minute)
+		full.Store(true)
+		d.append(t, "s/c", 1, false)
+		d.append(t, "s/c", 2, true)
+		time.Sleep(30 * time.Second)
+		require.Empty(t, d.home.arrivals())
+		full.Store(false)
+		time.Sleep(30 * time.Second)
+		require.Zero(t, d.buf.Stats().Pending)
 		d.end(t)
 	})
 }

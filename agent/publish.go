@@ -601,6 +601,9 @@ func (s *session) run(ctx context.Context) (err error) {
 				return err
 			}
 			s.hold()
+			if len(s.flights) == 0 {
+				s.blocked = false // no acknowledgement will say so: what the disk refused is tried again
+			}
 			tell()
 			if s.packs {
 				s.teacher.teach(s.lessons, s.packing, s.sets(), s.limit, s.log)
