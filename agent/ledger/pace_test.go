@@ -12,12 +12,12 @@ import (
 // stream publishes live readings by age: one payload each present maximum age, as long as there is something to send.
 type stream struct {
 	*site
-	least         time.Duration
-	oldest        time.Time // of the readings that wait; zero: none
-	backlog       int       // payloads
-	spent, missed int
-	ages          []float64 // seconds, one a minute
-	longest       time.Duration
+	least   time.Duration
+	oldest  time.Time // of the readings that wait; zero: none
+	backlog int       // payloads
+	spent   int
+	ages    []float64 // seconds, one a minute
+	longest time.Duration
 }
 
 func (s *stream) step(t require.TestingT, d time.Duration, sampling, connected bool) {
