@@ -123,6 +123,7 @@ type account struct {
 	Rate  float64 `json:"rate,omitempty"`  // operations a second over the last day or so, times Seen
 	Seen  float64 `json:"seen,omitempty"`  // how much of a day or so that is, 0 to 1
 	Paced bool    `json:"paced,omitempty"` // there was a budget
+	Room  float64 `json:"room,omitempty"`  // how much Live could hold
 	Begun string  `json:"begun,omitempty"` // when months begin, as configured
 }
 

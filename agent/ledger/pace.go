@@ -86,6 +86,10 @@ func (l *Ledger) refill(gone time.Duration, now drivers.Stamp) {
 	if !l.acc.Paced { // what is seen of a new gateway first need not wait
 		l.acc.Live, l.acc.Paced = max(0, min(room(b), l.left(b))), true
 	}
+	if more := room(b) - l.acc.Room; more > 0 && l.acc.Room > 0 { // a larger budget is felt at once
+		l.acc.Live += max(0, min(more, l.left(b)-l.acc.Live-l.acc.Saved))
+	}
+	l.acc.Room = room(b)
 	in := l.allowance(b, now) * gone.Seconds()
 	if l.backlog {
 		l.acc.Saved += in * b.Backlog

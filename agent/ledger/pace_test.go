@@ -141,6 +141,29 @@ func TestAlarmsDrawOnTheReserve(t *testing.T) {
 	require.True(t, s.May(Alarm, 1, false))
 }
 
+// Whoever raises the budget sees readings leave.
+func TestLargerBudgetIsFeltAtOnce(t *testing.T) {
+	s := newSite("2026-03-01T00:00:00Z", Budget{Operations: 60, Day: 1, Reserve: 0.1, AtLimit: Hold})
+	for s.May(Live, 1, false) {
+		s.spend(t, Live, 1)
+	}
+	s.budget.Operations = 7200
+	for range 100 {
+		require.True(t, s.May(Live, 1, false))
+		s.spend(t, Live, 1)
+	}
+	s.budget.Operations = 60
+	require.False(t, s.May(Live, 1, false))
+	s.budget.Operations = 7200 // to and fro gives no more than there is
+	for s.May(Live, 1, false) {
+		s.spend(t, Live, 1)
+		s.budget.Operations = 60
+		s.Report()
+		s.budget.Operations = 7200
+	}
+	require.LessOrEqual(t, s.Report().Used, uint64(6480))
+}
+
 func TestReadingsLeaveTheReserve(t *testing.T) {
 	s := newSite("2026-03-31T12:00:00Z", Budget{Operations: 100, Day: 1, Reserve: 0.1, AtLimit: Hold})
 	s.spend(t, Live, 90)
