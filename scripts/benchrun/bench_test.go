@@ -98,7 +98,11 @@ func start(b *testing.B, name string, registers int, every, home string) *gatewa
 			fmt.Fprintf(&c, "      - {name: r%d, register: holding, address: %d, type: int16, scale: 0.1, unit: Cel}\n", i, i)
 		}
 	}
-	c.WriteString("publish: {max_age: 10s}\nbuffer: {keep_free: 0}\n")
+	format := ""
+	if strings.HasSuffix(name, "packed") {
+		format = "format: packed, "
+	}
+	c.WriteString("publish: {" + format + "max_age: 10s}\nbuffer: {keep_free: 0}\n")
 	g.run(b, c.String())
 	return g
 }
@@ -186,8 +190,8 @@ func (g *gateway) cpu(b *testing.B) time.Duration {
 	return sum
 }
 
-// BenchmarkSteady runs three gateways side by side, each by itself: without a sensor, with ten
-// registers a second, and the same over TLS. It says what memory they have after a minute and at the
+// BenchmarkSteady runs gateways side by side, each by itself: without a sensor, with ten
+// registers a second, the same over TLS, and the same packed (after 400 s with what it has learnt). It says what memory they have after a minute and at the
 // end, and the processor time from the tenth second on. HOMEWARD_BENCH_SECONDS (default 300) is the length.
 func BenchmarkSteady(b *testing.B) {
 	program(b)
@@ -201,13 +205,14 @@ func BenchmarkSteady(b *testing.B) {
 			start(b, "idle", 0, "", fmt.Sprintf("url: %q", plain.URL)),
 			start(b, "ten", 10, "1s", fmt.Sprintf("url: %q", plain.URL)),
 			start(b, "ten-tls", 10, "1s", overTLS),
+			start(b, "ten-packed", 10, "1s", fmt.Sprintf("url: %q", plain.URL)),
 		}
 		begin := time.Now()
 		until := func(d time.Duration) { time.Sleep(time.Until(begin.Add(d))) }
 		tell := func() {
 			for _, g := range all {
 				m := g.memory(b)
-				b.Logf("%-8s after %4.0f s: VmRSS %5.2f MB = RssAnon %5.2f + RssFile %5.2f, at most %5.2f (VmHWM)",
+				b.Logf("%-10s after %4.0f s: VmRSS %5.2f MB = RssAnon %5.2f + RssFile %5.2f, at most %5.2f (VmHWM)",
 					g.name, time.Since(g.begun).Seconds(), m["VmRSS"], m["RssAnon"], m["RssFile"], m["VmHWM"])
 			}
 		}
@@ -229,7 +234,7 @@ func BenchmarkSteady(b *testing.B) {
 			b.ReportMetric(m["VmRSS"], g.name+"-MB")
 			b.ReportMetric(m["RssAnon"], g.name+"-anon-MB")
 			b.ReportMetric(perHour, g.name+"-cpu-s/h")
-			b.Logf("%-8s processor %5.1f s an hour (%.2f %% of one core); home %s, %d readings in %d payloads acknowledged",
+			b.Logf("%-10s processor %5.1f s an hour (%.2f %% of one core); home %s, %d readings in %d payloads acknowledged",
 				g.name, perHour, perHour/36, s.Home.State, s.Publish.Readings, s.Publish.Payloads)
 			g.stop(b)
 		}
