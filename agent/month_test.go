@@ -379,6 +379,7 @@ func month(t *testing.T, format, atLimit string, budget int64, every, maxAge tim
 
 // TestMonth: in the campaign each sensor once a minute, which takes minutes.
 func TestMonth(t *testing.T) {
+	t.Parallel() // beside the tests that wait for a broker
 	t.Run("budget", func(t *testing.T) { month(t, pack.FormatPacked, ledger.Hold, 7200, 5*time.Minute, time.Minute) })
 	t.Run("a tenth of it, thinned", func(t *testing.T) { month(t, pack.FormatRows, ledger.Thin, 720, 5*time.Minute, time.Minute) })
 	if os.Getenv("HOMEWARD_CAMPAIGN") == "" {
@@ -402,6 +403,7 @@ func (m *monthSite) kill() {
 // Whatever is sent, acknowledged, lost or cut off, and whatever the clock says: the ledger has at least what came to the home, no more leaves than the
 // budget allows, and a reading that comes twice comes in the same bytes.
 func TestLedgerAndBatches(t *testing.T) {
+	t.Parallel()
 	seeds := 12
 	if os.Getenv("HOMEWARD_CAMPAIGN") != "" {
 		seeds = 300
