@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -151,5 +152,33 @@ func TestRate(t *testing.T) {
 			}
 		}
 		d.end(t)
+	})
+}
+
+// A budget that is made smaller must not wait for more operations at once than it ever allows.
+func TestBudgetLoweredBeforeAggregatesLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeskOn(t, 1<<20, nil)
+		defer d.end(t)
+		b := ledger.Budget{Operations: 10_000, Day: 1, Reserve: 0.1, AtLimit: ledger.Thin, Backlog: 0.5}
+		d.budget.Store(&b)
+		d.run(t)
+		for k := range 150 {
+			for i := range 400 { // so many that the aggregates of one interval need 100 payloads and more
+				d.append(t, fmt.Sprintf("s/a-rather-long-name-of-a-channel-%03d", i), float64(i*k)/7, false)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		_, _, most := d.ledger.Spendable()
+		require.Greater(t, most, 200.0)
+		require.Greater(t, d.buf.Stats().Pending, uint64(40_000))
+		less := b
+		less.Operations = 3000
+		d.budget.Store(&less)
+		cfg := *d.cfg.Load() // as any reload brings one
+		d.cfg.Store(&cfg)
+		time.Sleep(4 * 24 * time.Hour)
+		require.Less(t, d.buf.Stats().Pending, uint64(1000))
+		require.NotContains(t, d.codes(), "operations.held")
 	})
 }

@@ -344,6 +344,7 @@ func (s *session) reconfigure(limits cloud.Limits) {
 		s.window = min(s.cfg.Window, limits.Window)
 	}
 	s.live, s.backlog, s.drained = run{}, run{}, false
+	s.ahead, s.behind = 0, 0 // a smaller budget may never hold so much
 	s.repack(limits)
 }
 
@@ -820,7 +821,9 @@ func (s *session) fill() {
 			if s.depart(&s.live, false) {
 				continue
 			}
-			return
+			if s.blocked || len(s.again) == 0 {
+				return
+			}
 		}
 		behind := 0
 		for _, f := range s.flights {
@@ -1130,7 +1133,7 @@ func (s *session) depart(r *run, backlog bool) bool {
 	}
 	payload := r.closed
 	if _, bytes := s.held(); bytes > 0 && bytes+len(payload) > maxInFlight-alarmRoom {
-		s.blocked = true
+		s.blocked = len(s.again) == 0 // what is to be repeated has its room, and makes some
 		return false
 	}
 	a := buffer.Attempt{Payload: payload, Cost: s.costs(payload)}
@@ -1338,7 +1341,7 @@ func (s *session) late() error {
 				"check that the receiver runs and writes its acknowledgements to B/acks, or set publish.acknowledge: proven")
 			s.drop(i)
 			i--
-			s.again = append(s.again, f.Attempt)
+			s.again, s.blocked = append(s.again, f.Attempt), false
 		case !f.taken && waited > ackBound:
 			err := fmt.Errorf("no acknowledgement for %v though connected", waited.Round(time.Second))
 			s.problems.raise(CodeNoAck, "", status.Fail, err.Error(), "look at the broker: it takes connections and does not acknowledge")

@@ -175,7 +175,13 @@ type desk struct {
 
 func newDesk(t *testing.T, change func(*config.Publish)) *desk {
 	t.Helper()
-	buf, err := buffer.Open(t.TempDir(), buffer.Options{HalfBytes: 64 << 10, Seal: 10 * time.Second})
+	return newDeskOn(t, 64<<10, change)
+}
+
+// newDeskOn has a buffer with a log of two halves.
+func newDeskOn(t *testing.T, half int, change func(*config.Publish)) *desk {
+	t.Helper()
+	buf, err := buffer.Open(t.TempDir(), buffer.Options{HalfBytes: half, Seal: 10 * time.Second})
 	require.NoError(t, err)
 	lane, err := buf.Lane(7)
 	require.NoError(t, err)

@@ -91,3 +91,26 @@ func TestReceiverHasNoNumbersOfGapsAlone(t *testing.T) {
 		d.end(t)
 	})
 }
+
+// A receiver that has lost as much as may be in flight gets it again, also while newer readings are due.
+func TestReceiverGetsAgainWhatFillsTheFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeskOn(t, 1<<20, func(c *config.Publish) { receiving(c); c.MaxBytes = 64 << 10 })
+		defer d.end(t)
+		d.run(t)
+		time.Sleep(time.Second)
+		for i := range 20_000 {
+			d.append(t, fmt.Sprintf("s/a-rather-long-name-of-a-channel-%d", i%26), float64(i)/7, false)
+		}
+		time.Sleep(receiverRetry / 2)
+		first := d.home.arrivals()
+		require.Equal(t, 3, len(first), "three quarters of what may be in flight")
+		require.Positive(t, d.buf.Stats().Pending)
+		time.Sleep(2 * receiverRetry)
+		came := d.home.arrivals()
+		require.Equal(t, 6, len(came))
+		for i := range first {
+			require.Equal(t, first[i].bytes, came[3+i].bytes)
+		}
+	})
+}
