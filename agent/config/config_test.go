@@ -200,6 +200,8 @@ func TestMistakes(t *testing.T) {
 		{"enumeration with a guess", base + "publish: {acknowledge: «prooven}\n", `publish.acknowledge: "prooven": want proven, puback or receiver; did you mean proven?`},
 		{"cloud of a later release", home("home: {", "home: {cloud: «losant, "), `home.cloud: "losant": want mqtt: losant is not in this release`},
 		{"unknown encoding", base + "publish: {format: packed, encoding: «base64}\n", `publish.encoding: "base64": want text, text85 or binary`},
+		{"empty encoding", base + "publish: {encoding: «\"\"}\n", `publish.encoding: "": want text, text85 or binary`},
+		{"empty at_limit", base + "operations: {at_limit: «\"\"}\n", `operations.at_limit: "": want hold, thin or continue`},
 		{"unknown format", base + "publish: {format: «cbor}\n", `publish.format: "cbor": want rows, packed or senml`},
 		{"a name that SenML does not have", strings.Replace(in("name: flow", "name: «Kühlraum"), "sensors:", "publish: {format: senml}\nsensors:", 1), `sensors[0].channels[0].name: "Kühlraum": want letters a-z A-Z, digits and - : . _ alone, since publish.format is senml`},
 		{"a sensor that SenML does not have", strings.Replace(in("name: boiler", `name: «"boiler 1"`), "sensors:", "publish: {format: senml}\nsensors:", 1), `sensors[0].name: "boiler 1": want letters a-z A-Z, digits and - : . _ alone, since publish.format is senml`},

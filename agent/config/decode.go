@@ -344,7 +344,7 @@ func (d *decoder) limits(f field, path string) {
 			return
 		}
 		want := plainyaml.OrList(values)
-		if later := strings.Split(f.Tag.Get("later"), ","); slices.Contains(later, v.String()) {
+		if later := strings.Split(f.Tag.Get("later"), ","); v.String() != "" && slices.Contains(later, v.String()) {
 			want = "want " + want + ": " + v.String() + " is not in this release."
 		} else if g := d.Guess(v.String(), values); g != "" && len(values) > 1 {
 			want = "want " + want + "; did you mean " + g + "?"
