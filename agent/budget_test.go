@@ -12,6 +12,7 @@ import (
 
 	"homeward/agent/config"
 	"homeward/agent/ledger"
+	"homeward/agent/pack"
 	"homeward/buffer"
 )
 
@@ -181,4 +182,31 @@ func TestBudgetLoweredBeforeAggregatesLeave(t *testing.T) {
 		require.Less(t, d.buf.Stats().Pending, uint64(1000))
 		require.NotContains(t, d.codes(), "operations.held")
 	})
+}
+
+// countedWriter has ten readings a byte.
+type countedWriter struct {
+	pack.Writer
+	n, asked int
+}
+
+func (w *countedWriter) Len() int { return w.n }
+func (w *countedWriter) Size() int {
+	w.asked++
+	return w.n / 10
+}
+
+// What a long payload costs is not asked for with each reading that comes while it is held.
+func TestCostOfWhatGrowsIsSeldomAsked(t *testing.T) {
+	s := &session{publisher: &publisher{rule: func() ledger.Rule { return ledger.Rule{PerBytes: 1024} }}, limit: 64 << 10}
+	w := &countedWriter{}
+	r := run{rows: w}
+	for w.n = 1; w.n < 600_000; w.n += 3 {
+		about := s.costAbout(&r)
+		exact := s.rule().Cost(w.n / 10)
+		require.LessOrEqual(t, about, exact)
+		require.GreaterOrEqual(t, float64(about), float64(exact)*15/16-1)
+	}
+	require.Less(t, w.asked, 300)
+	require.Equal(t, s.rule().Cost(w.n/10), s.cost(&r), "before it leaves")
 }

@@ -807,7 +807,7 @@ func (s *session) fill() {
 		due := s.due(&s.live)
 		live, saved, most := s.ledger.Spendable()
 		made := s.live.made // aggregates leave as they are
-		allowed := due && (made || live >= s.ahead) && s.may(ledger.Live, s.cost(&s.live))
+		allowed := due && (made || live >= s.ahead) && s.may(ledger.Live, s.costAbout(&s.live)) && s.may(ledger.Live, s.cost(&s.live))
 		if allowed && !made && s.live.full && s.live.closed == nil {
 			var done bool
 			if done, s.ahead = s.thin(s.border, 0, live, most); done {
@@ -890,7 +890,12 @@ func (s *session) may(k ledger.Kind, cost int) bool {
 }
 
 // cost is what a run's payload is as it stands.
-func (s *session) cost(r *run) int {
+func (s *session) cost(r *run) int { return s.costSince(r, 0) }
+
+// costAbout is what it was when it had no less than 15/16 of the readings: asking takes a while where payloads are packed, the longer the more is in it.
+func (s *session) costAbout(r *run) int { return s.costSince(r, 16) }
+
+func (s *session) costSince(r *run, parts int) int {
 	rule := s.rule()
 	switch most := rule.Cost(s.limit); {
 	case r.closed != nil:
@@ -900,7 +905,11 @@ func (s *session) cost(r *run) int {
 	case r.rows == nil:
 		return rule.Cost(0)
 	}
-	if n := r.rows.Len(); r.size == 0 || r.sized != n { // asking takes a while where payloads are packed
+	n, grown := r.rows.Len(), 0
+	if parts > 0 {
+		grown = r.sized / parts
+	}
+	if r.size == 0 || n < r.sized || n > r.sized+grown {
 		r.size, r.sized = min(r.rows.Size(), s.limit), n
 	}
 	return rule.Cost(r.size)
@@ -908,7 +917,7 @@ func (s *session) cost(r *run) int {
 
 // maxAge is how long an ordinary reading may wait now.
 func (s *session) maxAge() time.Duration {
-	return s.ledger.MaxAge(time.Duration(s.cfg.MaxAge), s.cost(&s.live))
+	return s.ledger.MaxAge(time.Duration(s.cfg.MaxAge), s.costAbout(&s.live))
 }
 
 // repeatAlarm tries an alarm again that an earlier session has tried. One that was never answered is no longer hurried: a home that says nothing would have
