@@ -451,6 +451,8 @@ func TestWarnings(t *testing.T) {
 		{"times coarser than every", base + strings.Replace(boiler, "unit_id: 1", "unit_id: 1, every: 1s, time_resolution: 2s", 1), config.CodeWarning, "sensors[0].time_resolution", "the same time"},
 		{"unknown unit", base + strings.Replace(boiler, "unit: Cel", "unit: °C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `"°C"`},
 		{"coulomb", base + strings.Replace(boiler, "unit: Cel", "unit: C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `unit "C" is the coulomb`},
+		{"a budget below one payload", base + boiler + "publish: {max_bytes: 64KiB}\noperations: {per_month: 70}\n", config.CodeWarning, "operations.per_month", "64 operations, and the budget without its reserve is 63"},
+		{"a budget below one operation", base + boiler + "operations: {per_month: 1}\n", config.CodeWarning, "operations.per_month", "is 0.9: it will never leave"},
 		{"open status page", base + boiler + "status: {listen: \":8080\"}\n", config.CodeWarning, "status.listen", "no password"},
 		{"fleet", base + boiler + "fleet: {repository: https://f, root_file: /r}\n", config.CodeNotInThisRelease, "fleet", "does not act on it"},
 		{"update", base + boiler + "update: {window: \"22:00-02:00\"}\n", config.CodeNotInThisRelease, "update", "does not act on it"},
@@ -466,6 +468,14 @@ func TestWarnings(t *testing.T) {
 			require.NotEmpty(t, w.Remedy)
 			require.Positive(t, w.Line)
 		})
+	}
+	for _, text := range []string{
+		"publish: {max_bytes: 64KiB}\noperations: {per_month: 80}\n", "publish: {max_bytes: 64KiB}\noperations: {per_month: 70, at_limit: continue}\n",
+		"publish: {max_bytes: 64KiB}\noperations: {per_month: 2, bytes_per_operation: 0}\n", "operations: {per_month: 1, reserve: 0%}\n", "publish: {max_bytes: 64KiB}\n",
+	} {
+		got, err := load(base + boiler + text)
+		require.NoError(t, err)
+		require.Empty(t, got.Warnings, text)
 	}
 	got, err := load(base + strings.Replace(boiler, "name: flow, unit: Cel", "name: Charge, unit: C", 1))
 	require.NoError(t, err)

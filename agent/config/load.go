@@ -105,6 +105,7 @@ func (d *decoder) check(c *Config, getenv func(string) string) {
 	d.checkFit(c)
 	d.checkAlarms(c)
 	d.checkZone(c)
+	d.checkBudget(c)
 	d.checkStatus(c)
 	d.checkLater(c)
 }
@@ -548,6 +549,24 @@ func (d *decoder) checkZone(c *Config) {
 		c.Operations.Zone = time.UTC
 		d.problem(path, d.shown(path), "UTC, or a name of the tz database such as Europe/Berlin")
 	}
+}
+
+// checkBudget warns of a budget that not even one full payload is within: it would wait for ever, and what comes after it too.
+func (d *decoder) checkBudget(c *Config) {
+	const path = "operations.per_month"
+	o := &c.Operations
+	payload, ordinary := int64(1), float64(o.PerMonth)*(1-float64(o.Reserve))
+	if o.PerBytes > 0 {
+		payload = (int64(c.Publish.MaxBytes) + int64(o.PerBytes) - 1) / int64(o.PerBytes)
+	}
+	if o.PerMonth == 0 || o.AtLimit == "continue" || float64(payload) <= ordinary {
+		return
+	}
+	remedy := "raise operations.per_month, or lower operations.reserve"
+	if payload > 1 {
+		remedy += ", or lower publish.max_bytes"
+	}
+	d.warn(c, CodeWarning, path, fmt.Sprintf("a full payload is %d operations, and the budget without its reserve is %.4g: it will never leave", payload, ordinary), remedy)
 }
 
 // checkLater warns of what is accepted now so that one file serves two releases.
