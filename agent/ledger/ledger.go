@@ -151,6 +151,7 @@ type Ledger struct {
 	trusted drivers.Stamp // the last that was, of this life
 	age     float64       // ln of the present maximum age in seconds
 	aged    time.Duration // when age was that, monotonic
+	least   time.Duration // publish.max_age as age was made with
 	backlog bool
 	start   time.Time // of the present month, which day and zone make it
 	end     time.Time

@@ -242,3 +242,12 @@ func TestNeverBeyondTheBudget(t *testing.T) {
 		})
 	})
 }
+
+// Another publish.max_age is the maximum age at once, where the budget carries it.
+func TestMaxAgeChanges(t *testing.T) {
+	s := newSite("2026-03-01T00:00:00Z", Budget{Operations: 720_000, Day: 1, Reserve: 0.1, AtLimit: Hold, Backlog: 0.5})
+	for _, least := range []time.Duration{10 * time.Minute, time.Minute, time.Hour, 4 * time.Second} {
+		require.Equal(t, least, s.MaxAge(least, 1))
+		s.now = s.now.Add(time.Second)
+	}
+}

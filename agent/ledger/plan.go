@@ -78,7 +78,7 @@ type Measured struct {
 	Short    bool     `json:"short,omitempty"`   // too short to fill two packed payloads: their figures are rough
 }
 
-// Format is what one way of publishing brings.
+// Format is what one way of publishing brings, the payloads of alarms among it.
 type Format struct {
 	Name               string   `json:"name"`
 	Encoding           string   `json:"encoding,omitempty"` // of packed payloads
@@ -131,6 +131,7 @@ type Cheapest struct {
 	Encoding   string  `json:"encoding,omitempty"`
 	MaxAgeS    float64 `json:"max_age_s"` // the freshness that was wanted
 	Operations float64 `json:"operations"`
+	Blocks     int     `json:"blocks"`           // for all gateways
 	Saved      float64 `json:"operations_saved"` // against the configured setting; below 0 where fresher readings cost more
 }
 
@@ -142,6 +143,7 @@ type Blocks struct {
 	Megabytes       float64  `json:"payload_megabytes"`
 	Cellular        int      `json:"blocks_over_cellular"` // as Blocks, and for the payloads' megabytes
 	Dollars         *float64 `json:"us_dollars_a_month,omitempty"`
+	DollarsCellular *float64 `json:"us_dollars_a_month_over_cellular,omitempty"`
 	DollarsOneByOne *float64 `json:"us_dollars_a_month_with_one_publish_per_reading,omitempty"`
 }
 
@@ -175,11 +177,11 @@ func Plan(c *config.Config, o PlanOptions) (*Forecast, error) {
 	f.Operations = chosen.Operations
 	f.Blocks = Blocks{Operations: n * f.Operations, Blocks: blocks(n, n*f.Operations), OneByOne: blocks(n, n*f.OneByOne.Operations)}
 	f.OneByOne.Blocks = f.Blocks.OneByOne
-	f.Blocks.Megabytes = n * chosen.Payloads * chosen.BytesPerPayload / 1e6
+	f.Blocks.Megabytes = n * chosen.Payloads * chosen.BytesPerPayload / 1e6 // those of alarms among them
 	f.Blocks.Cellular = max(f.Blocks.Blocks, int(math.Ceil(f.Blocks.Megabytes/BlockMegabytes)))
 	if o.Prices {
-		now, single := float64(f.Blocks.Blocks*BlockDollars), float64(f.Blocks.OneByOne*BlockDollars)
-		f.Blocks.Dollars, f.Blocks.DollarsOneByOne = &now, &single
+		now, cellular, single := float64(f.Blocks.Blocks*BlockDollars), float64(f.Blocks.Cellular*BlockDollars), float64(f.Blocks.OneByOne*BlockDollars)
+		f.Blocks.Dollars, f.Blocks.DollarsCellular, f.Blocks.DollarsOneByOne = &now, &cellular, &single
 	}
 	if f.Budget > 0 {
 		f.Percent = f.percent(f.Operations)
@@ -279,7 +281,8 @@ func (f *Forecast) thorough(p *planner, chosen *Format, freshness time.Duration)
 		if err != nil {
 			return err
 		}
-		one := &Cheapest{Format: x.Name, Encoding: x.Encoding, MaxAgeS: a.MaxAgeS, Operations: a.Operations, Saved: f.Operations - a.Operations}
+		n := float64(f.Gateways)
+		one := &Cheapest{Format: x.Name, Encoding: x.Encoding, MaxAgeS: a.MaxAgeS, Operations: a.Operations, Blocks: blocks(n, n*a.Operations), Saved: f.Operations - a.Operations}
 		if f.Cheapest == nil || one.Operations < f.Cheapest.Operations {
 			f.Cheapest = one
 		}
@@ -576,25 +579,25 @@ func (p *planner) age(x *Format, maxAge time.Duration) (Age, error) {
 	if err != nil {
 		return Age{}, err
 	}
-	payloads, operations := p.month(t)
+	payloads, operations, _ := p.month(t)
 	return Age{maxAge.Seconds(), payloads, operations}, nil
 }
 
 // month is what a month costs that goes on like t.
-func (p *planner) month(t tally) (payloads, operations float64) {
+func (p *planner) month(t tally) (payloads, operations, bytes float64) {
 	if t.readings > 0 {
 		payloads = (p.kept - p.alarmReadings) / t.readings * t.payloads
-		operations = payloads * t.cost / t.payloads
+		operations, bytes = payloads*t.cost/t.payloads, payloads*t.bytes/t.payloads
 	}
 	if p.alarms > 0 {
 		each := 1.0 // publishes of an alarm
-		cost := 1.0
+		cost, size := 1.0, 0.0
 		if t.alarms > 0 {
-			each, cost = t.alarmPayloads/t.alarms, t.alarmCost/t.alarms
+			each, cost, size = t.alarmPayloads/t.alarms, t.alarmCost/t.alarms, t.alarmBytes/t.alarms
 		}
-		payloads, operations = payloads+p.alarms*each, operations+p.alarms*cost
+		payloads, operations, bytes = payloads+p.alarms*each, operations+p.alarms*cost, bytes+p.alarms*size
 	}
-	return payloads, operations
+	return payloads, operations, bytes
 }
 
 // fill forecasts one format.
@@ -608,14 +611,16 @@ func (x *Format) fill(p *planner, f *Forecast) error {
 		return err
 	}
 	f.Measured.Short = f.Measured.Short || p.tape != nil && full.short && full.payloads < 2
-	x.Payloads, x.Operations = p.month(aged)
-	if aged.payloads > 0 {
-		x.ReadingsPerPayload = aged.readings / aged.payloads
-		x.BytesPerPayload = aged.bytes / aged.payloads
+	var bytes float64
+	if x.Payloads, x.Operations, bytes = p.month(aged); x.Payloads > 0 {
+		x.ReadingsPerPayload, x.BytesPerPayload = p.kept/x.Payloads, bytes/x.Payloads
 	}
 	ordinary := p.kept - p.alarmReadings
 	if full.payloads > 0 && ordinary > 0 {
 		x.ReadingsIfFull = full.readings / full.payloads
+		if full.full > 0 { // not those that an alarm cut short
+			x.ReadingsIfFull = full.fullReadings / full.full
+		}
 		x.PayloadsIfFull = ordinary / x.ReadingsIfFull
 		x.FullAfterS = x.ReadingsIfFull / ordinary * monthSeconds
 		x.PayloadsByAge = p.byAge()
@@ -672,9 +677,9 @@ func (p *planner) byAge() float64 {
 
 // tally is what a simulation counted.
 type tally struct {
-	payloads, full, readings, bytes, cost float64
-	alarms, alarmPayloads, alarmCost      float64
-	short                                 bool // too little to fill enough
+	payloads, full, readings, fullReadings, bytes, cost float64
+	alarms, alarmPayloads, alarmBytes, alarmCost        float64
+	short                                               bool // too little to fill enough
 }
 
 // The bounds of a simulation; beyond, the mean of made-up values no longer moves.
@@ -830,6 +835,7 @@ func (s *simulation) depart(full bool) error {
 	}
 	s.payloads++
 	s.full += float64(flag(full))
+	s.fullReadings += float64(n * flag(full))
 	s.readings += float64(n)
 	s.bytes += float64(len(payload))
 	s.cost += float64(s.p.rule.Cost(len(payload)))
@@ -868,6 +874,7 @@ func (s *simulation) alarm(format string, e event) error {
 		}
 		payload, _ := w.Close()
 		s.alarmPayloads++
+		s.alarmBytes += float64(len(payload))
 		s.alarmCost += float64(s.p.rule.Cost(len(payload)))
 		e.Readings = e.Readings[n:]
 	}

@@ -122,9 +122,10 @@ func TestPrint(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 250, f.Gateways)
 	require.Equal(t, float64(f.Blocks.Blocks*299), *f.Blocks.Dollars)
+	require.Equal(t, float64(f.Blocks.Cellular*299), *f.Blocks.DollarsCellular)
 	var b bytes.Buffer
 	require.NoError(t, f.Print(&b))
-	for _, want := range []string{"one publish per reading", "1,071,360", "budget ", "250 gateways", "US$299 a block", "720,000 operations and 100 devices"} {
+	for _, want := range []string{"one publish per reading", "1,071,360", "budget ", "250 gateways", "US$299 a block", "over cellular data US$", "720,000 operations and 100 devices"} {
 		require.Contains(t, strings.Join(strings.Fields(b.String()), " "), want)
 	}
 	again, err := Plan(c, PlanOptions{Devices: 250, Prices: true})

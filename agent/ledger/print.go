@@ -71,13 +71,14 @@ func (f *Forecast) Print(out io.Writer) error {
 	p.say("", "The month of %s: %d days, every sensor answering, the home always reached.", f.Gateway, f.Days)
 	p.WriteString("\n")
 	f.printMeasured(p)
+	f.printBudget(p)
+	f.printCheapest(p)
+	f.printBlocks(p)
+	p.WriteString("\n")
 	f.printFormats(p)
 	f.printAges(p)
 	f.printReductions(p)
 	p.WriteString("\n")
-	f.printBudget(p)
-	f.printCheapest(p)
-	f.printBlocks(p)
 	f.printRest(p)
 	_, err := io.WriteString(out, p.String())
 	return err
@@ -117,7 +118,7 @@ func (f *Forecast) printMeasured(p *page) {
 	}
 	p.say(head("readings"), "%s published%s", count(f.Readings), left)
 	if f.Alarms > 0 {
-		p.say(head("alarms"), "%s, each a publish of its own, counted below", count(f.Alarms))
+		p.say(head("alarms"), "%s, each a publish of its own that cuts the payload being filled short; counted below", count(f.Alarms))
 	}
 	p.WriteString("\n")
 }
@@ -265,7 +266,7 @@ func (f *Forecast) printBudget(p *page) {
 		p.say(head(""), "max_age %s would do; the gateway stretches it by itself, as far as it must", span(*f.EnoughMaxAgeS))
 		return
 	}
-	p.say(head(""), "no max_age makes it suffice. at_limit %s: %s", f.AtLimit, map[string]string{
+	p.say(head(""), "with %s no max_age makes it suffice. at_limit %s: %s", f.Format, f.AtLimit, map[string]string{
 		Hold:     "what the budget does not carry waits in the buffer, and in the end the oldest goes as buffer.when_full says",
 		Thin:     "what the budget does not carry leaves as min, mean and max of each channel and interval",
 		Continue: "all is published, beyond the budget",
@@ -287,7 +288,7 @@ func (f *Forecast) printCheapest(p *page) {
 	}
 	tell := func(first string, c *Cheapest) {
 		x := Format{Name: c.Format, Encoding: c.Encoding}
-		p.say(head(first), "%s, max_age %s: %s operations a month", x.label(), span(c.MaxAgeS), count(c.Operations))
+		p.say(head(first), "%s, max_age %s: %s operations a month, %s for %s", x.label(), span(c.MaxAgeS), count(c.Operations), many(c.Blocks, "block"), many(f.Gateways, "gateway"))
 		now := f.chosen()
 		switch {
 		case now != nil && f.configured(&x) && c.MaxAgeS == now.MaxAgeS:
@@ -309,9 +310,10 @@ func (f *Forecast) printBlocks(p *page) {
 	b := &f.Blocks
 	p.say(head("blocks"), "%s: %s operations, %s of %s operations and %d devices a month; one publish per reading %s",
 		many(f.Gateways, "gateway"), count(b.Operations), many(b.Blocks, "block"), count(BlockOperations), BlockDevices, many(b.OneByOne, "block"))
-	p.say(head(""), "over cellular data that is part of a block (%d MB): %s, the payloads are %.1f MB", BlockMegabytes, many(b.Cellular, "block"), b.Megabytes)
+	p.say(head(""), "over cellular data that is part of a block (%d MB): %s, the payloads are %s MB", BlockMegabytes, many(b.Cellular, "block"), megabytes(b.Megabytes))
 	if b.Dollars != nil {
-		p.say(head(""), "at US$%d a block (Particle's Basic plan, list price of 2026): US$%s a month; one publish per reading US$%s", BlockDollars, count(*b.Dollars), count(*b.DollarsOneByOne))
+		p.say(head(""), "at US$%d a block (Particle's Basic plan, list price of 2026): US$%s a month, over cellular data US$%s; one publish per reading US$%s",
+			BlockDollars, count(*b.Dollars), count(*b.DollarsCellular), count(*b.DollarsOneByOne))
 	}
 }
 
@@ -350,6 +352,13 @@ func short(v float64) string {
 		return count(v/1e6) + "M"
 	case v >= 1e8:
 		return count(v/1e3) + "k"
+	}
+	return count(v)
+}
+
+func megabytes(v float64) string {
+	if v < 100 {
+		return fmt.Sprintf("%.1f", v)
 	}
 	return count(v)
 }

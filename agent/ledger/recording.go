@@ -24,7 +24,7 @@ import (
 type Recording struct {
 	Files    []string // what was read
 	Buffer   bool     // from a gateway's buffer: what its dead-bands and on_change left out is not in it
-	Skipped  int      // lines of no use: without a value; of the buffer, channels no longer configured, what has no time, and aggregates
+	Skipped  int      // lines of no use: without a value or a time to trust, and aggregates; of the buffer, channels no longer configured
 	channels *channels
 	rows     []sample
 	spans    []reach
@@ -187,7 +187,8 @@ func (r *Recording) read(in io.Reader, name string) error {
 			return bad("t_ms %s: want Unix time in whole ms, to the year 9999", quote(fields[at[0]]))
 		}
 		channel, known := r.channels.byName[fields[at[1]]]
-		if !known && !r.Buffer {
+		aggregate := quality >= 0 && fields[quality] == drivers.Aggregate.String() // of a channel of its own, which no configuration names
+		if !known && !r.Buffer && !aggregate {
 			return bad("channel %s: the configuration names no such channel: want the full name of one of its channels, sensor/channel%s", quote(fields[at[1]]), r.example())
 		}
 		if fields[at[2]] == "" { // an instrument that did not answer: no reading
@@ -198,7 +199,7 @@ func (r *Recording) read(in io.Reader, name string) error {
 		if err != nil || drivers.CheckValue(v) != nil || strings.ContainsAny(fields[at[2]], "xX_") {
 			return bad("value %s: want a decimal number as a reading may be", quote(fields[at[2]]))
 		}
-		if quality >= 0 && (fields[quality] == drivers.StaleClock.String() || fields[quality] == drivers.Aggregate.String()) || !known {
+		if aggregate || quality >= 0 && fields[quality] == drivers.StaleClock.String() || !known {
 			r.Skipped++
 			continue
 		}

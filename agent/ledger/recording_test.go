@@ -233,6 +233,28 @@ func TestRecordingOfBuffer(t *testing.T) {
 	require.Equal(t, r.rows[0].at, r.spans[0].from)
 }
 
+// What homeward buffer export writes of a gateway that thinned: the originals count, their aggregates do not.
+func TestRecordingOfThinned(t *testing.T) {
+	c := room1(nil)
+	var b strings.Builder
+	b.WriteString("gateway,epoch,seq,time,t_ms,channel,value,unit,quality,outcome\n")
+	for i := range 100 {
+		fmt.Fprintf(&b, "gw,1,%d,x,%d,room/temperature,%d,Cel,good,thinned\n", i, noon+int64(i)*10_000, i%20)
+	}
+	for i, of := range []string{"min", "mean", "max"} {
+		fmt.Fprintf(&b, "gw,1,%d,x,%d,room/temperature/%s,1,Cel,aggregate,delivered\n", 200+i, noon, of)
+	}
+	file := filepath.Join(t.TempDir(), "readings.csv")
+	require.NoError(t, os.WriteFile(file, []byte(b.String()), 0o600))
+	r := NewRecording(c)
+	require.NoError(t, r.ReadFile(file))
+	f := plan(t, c, PlanOptions{Recording: r})
+	require.Equal(t, 100, f.Measured.Readings)
+	require.Equal(t, 3, f.Measured.Skipped)
+	b.WriteString("gw,1,300,x,1700000000000,room/other/min,1,Cel,good,\n")
+	require.ErrorContains(t, NewRecording(c).read(strings.NewReader(b.String()), "r.csv"), "names no such channel", "only aggregates have channels of their own")
+}
+
 // Alarms in a recording leave alone, and are counted.
 func TestPlanCountsAlarms(t *testing.T) {
 	c := room1(func(c *config.Config) {
@@ -248,6 +270,14 @@ func TestPlanCountsAlarms(t *testing.T) {
 	require.Greater(t, rows.Operations, was.Operations+f.Alarms*0.99)
 	require.LessOrEqual(t, rows.Operations, was.Operations+f.Alarms*2.01, "each cuts a payload short at most")
 	require.Contains(t, print(t, f), "each a publish of its own")
+	// What a reader multiplies gives what stands beside it.
+	for _, x := range f.Formats {
+		require.InEpsilon(t, f.Readings, x.Payloads*x.ReadingsPerPayload, 1e-9, x.Name)
+	}
+	require.InEpsilon(t, rows.Payloads*rows.BytesPerPayload/1e6, f.Blocks.Megabytes, 1e-9)
+	require.Less(t, f.Blocks.Megabytes, calm.Blocks.Megabytes+f.Alarms*200/1e6, "an alarm's poll is small")
+	require.Greater(t, f.Blocks.Megabytes, calm.Blocks.Megabytes)
+	require.InEpsilon(t, was.ReadingsIfFull, rows.ReadingsIfFull, 0.05, "alarms make no full payload smaller")
 }
 
 // A month with a reduction and without are the plans of configurations with and without it.
@@ -378,6 +408,10 @@ func TestCheapest(t *testing.T) {
 		require.InEpsilon(t, best, f.Cheapest.Operations, 1e-9)
 		require.InDelta(t, f.Operations-best, f.Cheapest.Saved, 1e-6)
 		require.Equal(t, wanted.Seconds(), f.Cheapest.MaxAgeS)
+		require.Equal(t, 1, f.Cheapest.Blocks)
+		many := plan(t, c, PlanOptions{Thorough: true, Freshness: freshness, Devices: 2000})
+		require.Equal(t, blocks(2000, 2000*best), many.Cheapest.Blocks)
+		require.Contains(t, print(t, many), fmt.Sprintf("operations a month, %d blocks for 2,000 gateways", many.Cheapest.Blocks))
 		if f.CheapestText != nil {
 			require.Equal(t, "binary", f.Cheapest.Encoding)
 			require.Less(t, f.Cheapest.Operations, f.CheapestText.Operations)
