@@ -55,3 +55,21 @@ func TestStatusOfOperations(t *testing.T) {
 	require.EqualValues(t, 2, a.Status().Buffer.ThinnedKept)
 	require.Equal(t, 90.0, a.Status().Publish.ConfiguredMaxAgeS)
 }
+
+// What the budget makes of publishing is said of the present configuration, not of what it did a while ago.
+func TestLimitState(t *testing.T) {
+	c := plainConfig(t.TempDir())
+	c.Publish.MaxAge, c.Operations.PerMonth = config.Duration(time.Minute), 100
+	for _, x := range []struct {
+		atLimit, want string
+		maxAge        float64
+		thinning      bool
+		left          int64
+	}{
+		{ledger.Thin, "thin", 60, true, 50}, {ledger.Hold, "below", 60, true, 50}, {ledger.Hold, "stretched", 90, true, 50}, {ledger.Continue, "stretched", 90, true, 50},
+		{ledger.Thin, "stretched", 90, false, 50}, {ledger.Thin, "below", 60, false, 50}, {ledger.Hold, "hold", 60, false, 0},
+	} {
+		c.Operations.AtLimit = x.atLimit
+		require.Equal(t, x.want, limitState(c, ledger.Report{Left: x.left}, x.maxAge, x.thinning), "%+v", x)
+	}
+}

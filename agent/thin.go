@@ -66,7 +66,8 @@ func (s *session) runs(start, end buffer.Seq) (runs []thinnable) {
 // whether it has replaced any; and how many payloads aggregates take at least, if there are to be any: until those may leave, what waits had better wait
 // on.
 func (s *session) thin(start, end buffer.Seq, payloads, mostly float64) (done bool, needs float64) {
-	if s.ledger.AtLimit() != ledger.Thin || s.each.plain == 0 {
+	e := s.capacity()
+	if s.ledger.AtLimit() != ledger.Thin || e.plain == 0 {
 		return false, 0
 	}
 	payloads = max(1, math.Floor(payloads))
@@ -76,13 +77,13 @@ func (s *session) thin(start, end buffer.Seq, payloads, mostly float64) (done bo
 		total += r.n
 		least += 3 * len(r.channels)
 	}
-	if float64(total) <= 1.2*payloads*s.each.plain {
+	if float64(total) <= 1.2*payloads*e.plain {
 		return false, 0
 	}
-	if needs = math.Ceil(float64(least) / s.each.aggregates); payloads < min(needs, math.Floor(mostly)) && 2*least < total {
+	if needs = math.Ceil(float64(least) / e.aggregates); payloads < min(needs, math.Floor(mostly)) && 2*least < total {
 		return false, min(needs, math.Floor(mostly))
 	}
-	room := payloads * s.each.aggregates
+	room := payloads * e.aggregates
 	for _, r := range runs {
 		share := 0.9 * room * float64(r.n) / float64(total)
 		intervals := max(1, int(share)/(3*len(r.channels)))
@@ -99,8 +100,26 @@ func (s *session) thin(start, end buffer.Seq, payloads, mostly float64) (done bo
 	return true, min(needs, math.Floor(mostly))
 }
 
-// each is how many readings a payload holds; 0 unknown.
-type each struct{ plain, aggregates float64 }
+// each is how many readings a payload of a kind holds; 0 unknown.
+type each struct {
+	kind              payloadKind
+	plain, aggregates float64
+}
+
+// payloadKind is what the capacity of a payload hangs on.
+type payloadKind struct {
+	limit            int
+	format, encoding string
+	packed           bool // the home has the schema
+}
+
+// capacity is what has been learnt of payloads as they are now: those of another size or format say nothing.
+func (s *session) capacity() *each {
+	if k := (payloadKind{s.limit, s.cfg.Format, s.cfg.Encoding, s.packs}); s.each.kind != k {
+		s.each = each{kind: k}
+	}
+	return &s.each
+}
 
 // learn takes a payload of n readings; what is far from full says little.
 func (e *each) learn(n, bytes, limit int, aggregates bool) {
@@ -294,7 +313,7 @@ func limitState(c *config.Config, r ledger.Report, maxAge float64, thinning bool
 		return "none"
 	case r.Left < 1 || r.Used >= budget:
 		return c.Operations.AtLimit
-	case thinning:
+	case thinning && c.Operations.AtLimit == ledger.Thin: // what thinned may be configured no more
 		return ledger.Thin
 	case maxAge > time.Duration(c.Publish.MaxAge).Seconds():
 		return "stretched"
