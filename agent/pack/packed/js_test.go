@@ -30,6 +30,7 @@ const f = new Float64Array(1), u = new Uint32Array(f.buffer);
 const hex = v => { f[0] = v; return u[1].toString(16).padStart(8, '0') + u[0].toString(16).padStart(8, '0'); };
 const gap = g => ' gap ' + JSON.stringify(g);
 let nanos = 0n, count = 0, slowest = 0n;
+const by = e => e instanceof Error && e.message.startsWith('packed: ') ? '' : 'NOT BY A CHECK: ';
 const text = (payload, decode) => {
   try {
     const p = packed.peek(payload);
@@ -44,7 +45,7 @@ const text = (payload, decode) => {
     for (const r of d.readings) s += '|' + r.seq + ' ' + r.t + ' ' + r.n + ' ' + r.u + ' ' + hex(r.v) + ' ' + r.q;
     return s;
   } catch (e) {
-    return 'refused: ' + (e instanceof Error && e.message.startsWith('packed: ') ? '' : 'NOT BY A CHECK: ') + e.message;
+    return 'refused: ' + by(e) + e.message;
   }
 };
 const out = [];
@@ -57,7 +58,7 @@ for (const line of require('fs').readFileSync(0, 'utf8').split('\n')) {
       decode = packed.decoder(c.object ? JSON.parse(c.schema) : c.schema);
       out.push('schema taken');
     } catch (e) {
-      out.push('schema refused: ' + e.message);
+      out.push('schema refused: ' + by(e) + e.message);
     }
   }
   for (const b of c.payloads || []) {
@@ -176,7 +177,7 @@ func agree(t *testing.T, script string, cases []jsCase) (taken, refused int) {
 			c, err = New(s)
 		}
 		got := next()
-		if (err == nil) != (got == "schema taken") {
+		if (err == nil) != (got == "schema taken") || strings.Contains(got, "NOT BY A CHECK") {
 			t.Errorf("case %d: node: %s, go: %v; %s", i, got, err, k.Schema)
 			if bad++; bad > 10 {
 				t.FailNow()
@@ -804,6 +805,33 @@ func TestJSSchemas(t *testing.T) {
 		}
 	}
 	agree(t, scripts[1], cases)
+}
+
+// TestJSNothing: a workflow whose field is not there hands over null or undefined, as schema or as payload.
+func TestJSNothing(t *testing.T) {
+	program := nodeProgram(t)
+	for _, script := range scripts {
+		path, err := filepath.Abs(script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(program, "-e", `
+const packed = require(process.argv[1]);
+const decode = packed.decoder({ id: 1, ch: [{ n: 'a', div: 1 }], gr: [{ ch: [0], res: 1, per: 1 }] });
+for (const v of [undefined, null, 0, 5, true, NaN, {}, [], [null], () => 1]) {
+  for (const f of [packed.peek, decode, packed.decoder]) {
+    try {
+      f(v);
+      console.log('taken:', v);
+    } catch (e) {
+      if (!(e instanceof Error && e.message.startsWith('packed: '))) console.log(v, e);
+    }
+  }
+}`, path).CombinedOutput()
+		if err != nil || len(out) > 0 {
+			t.Errorf("%s: %v: %s", script, err, out)
+		}
+	}
 }
 
 var writeVectors = goflag.Bool("vectors", false, "write testdata/vectors.json, if it is not there")

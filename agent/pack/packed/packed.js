@@ -536,6 +536,7 @@ var homewardPacked = (() => {
 
   // peek decodes what precedes the polls, and leaves the coder there.
   const peek = payload => {
+    payload = payload || '';
     const length = payload.length;
     let letters, c, g, polls = 0;
     check(length > 5 && length <= MAX_PAYLOAD, 'payload of ' + length + ' bytes: want 6 to ' + MAX_PAYLOAD);
@@ -545,7 +546,7 @@ var homewardPacked = (() => {
       if (c >= 0 && c < 256 && typeof c === 'number') c = char(c);
       if (!at) {
         g = '!#%(\x01\x02'.indexOf(c);
-        check(g >= 0, 'first byte ' + c + ': no version that this release knows');
+        check(g >= 0, 'first byte ' + c + ': an unknown version');
         radix = [93, 85, 256][g >> 1];
         letters = g & 2 ? letters93.replace(/[ &'/<=>`]/g, '') : letters93;
       }
@@ -600,9 +601,10 @@ var homewardPacked = (() => {
 
   const parse = json => {
     if (typeof json === 'string') {
-      check(json.length <= MAX_PAYLOAD, 'schema of ' + json.length + ' bytes: want at most ' + MAX_PAYLOAD);
-      json = JSON.parse(json);
+      check(json.length <= MAX_PAYLOAD, 'schema: over ' + MAX_PAYLOAD + ' bytes');
+      try { json = JSON.parse(json); } catch (e) { fail('schema: ' + e.message); }
     }
+    json = json || {};
     const names = new Set(), groupOf = [], s = { id: whole(json, 'id', 1, TWO32 - 1) };
     let n = 0;
     copy(s, json, 'gw', '');
@@ -628,7 +630,7 @@ var homewardPacked = (() => {
       g.ch = g.ch.map((c, k) => {
         c = whole(g.ch, k, 0, s.ch.length - 1);
         const p = s.ch[c].par;
-        check(!(c in groupOf) && (!p || groupOf[p - 1] === i), 'schema: group ' + i + ': channel ' + c + ': want one that no group has yet, after its parent');
+        check(!(c in groupOf) && (!p || groupOf[p - 1] === i), 'schema: group ' + i + ': channel ' + c + ': want one of no group yet, after its parent');
         groupOf[c] = i;
         n++;
         return c;
