@@ -25,9 +25,6 @@ import (
 	"homeward/drivers/sim"
 )
 
-// settleTime is after which the start is over: sensors read, home reached.
-const settleTime = 30 * time.Second
-
 // stopBound is the longest a stop may take.
 const stopBound = 5 * time.Second
 
@@ -90,12 +87,8 @@ func run(ctx context.Context, cfg *config.Config, reload func() (*config.Config,
 	})
 	defer ended()
 	debug.FreeOSMemory() // what reading the configuration left behind: 3 MB that an idle gateway would keep for minutes
-	settled := time.AfterFunc(settleTime, func() {
-		if err := unmapProgram(); err != nil {
-			log.Debug("program not unmapped", "error", err)
-		}
-	})
-	defer settled.Stop()
+	lean := keepLean(log)
+	defer lean()
 	return a.Run(ctx, hup)
 }
 
