@@ -210,3 +210,26 @@ func TestCostOfWhatGrowsIsSeldomAsked(t *testing.T) {
 	require.Less(t, w.asked, 300)
 	require.Equal(t, s.rule().Cost(w.n/10), s.cost(&r), "before it leaves")
 }
+
+// What small payloads hold does not thin what fits into large ones.
+func TestLargerPayloadsAreNotThinnedForSmallOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeskOn(t, 1<<20, func(c *config.Publish) { c.MaxBytes = 512; c.MaxAge = config.Duration(time.Minute) })
+		defer d.end(t)
+		d.budget.Store(&ledger.Budget{Operations: 100_000, Day: 1, Reserve: 0.1, AtLimit: ledger.Thin, Backlog: 0.5})
+		d.run(t)
+		d.spread(t, 3600)
+		d.home.set(func() { d.home.dial = errors.New("away") })
+		d.home.last.drop()
+		cfg := *d.cfg.Load()
+		cfg.MaxBytes = 64 << 10
+		d.cfg.Store(&cfg)
+		d.budget.Store(&ledger.Budget{Operations: 2000, Day: 1, Reserve: 0.1, AtLimit: ledger.Thin, Backlog: 0.5})
+		d.spread(t, 3600)
+		d.home.set(func() { d.home.dial = nil })
+		time.Sleep(6 * time.Hour)
+		v, _, _ := d.status()
+		require.Zero(t, v.Thinned)
+		require.Zero(t, d.buf.Stats().Pending)
+	})
+}

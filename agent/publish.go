@@ -1131,7 +1131,7 @@ func (s *session) depart(r *run, backlog bool) bool {
 		r.closed, n = r.rows.Close()
 		r.next = r.from + buffer.Seq(n) // what did not fit after all begins the next
 		if !r.mixed {
-			s.each.learn(n, len(r.closed), s.limit, r.made)
+			s.capacity().learn(n, len(r.closed), s.limit, r.made)
 		}
 		if n == 0 && r.rows.Len() > 0 {
 			s.log.Error("a payload was too small for its first reading", "bytes", s.limit)
