@@ -29,17 +29,20 @@ func operations() Status {
 }
 
 func TestLimitInWords(t *testing.T) {
-	budget, spent := uint64(100), int64(0)
+	budget, spent, few, many := uint64(100), int64(0), 0.2903, 1234.5
 	for want, o := range map[string]Operations{
-		"no budget: operations.per_month is not set":                                                                  {LimitState: "none"},
-		"the budget carries what there is to send":                                                                    {LimitState: "below", Budget: &budget},
-		"readings wait longer than publish.max_age, so that the budget lasts to the month's end":                      {LimitState: "stretched", Budget: &budget},
-		"what the budget does not carry leaves as min, mean and max":                                                  {LimitState: "thin", Budget: &budget},
-		"spent: readings wait for the next month; what it does not carry then leaves as min, mean and max":            {LimitState: "thin", Budget: &budget, Left: &spent, Used: 90},
-		"spent: readings and alarms wait for the next month; what it does not carry then leaves as min, mean and max": {LimitState: "thin", Budget: &budget, Left: &spent, Used: 100},
-		"spent: readings wait for the next month":                                                                     {LimitState: "hold", Budget: &budget, Left: &spent, Used: 99},
-		"spent: readings and alarms wait for the next month":                                                          {LimitState: "hold", Budget: &budget, Left: &spent, Used: 100},
-		"spent: readings and alarms leave all the same, beyond the budget":                                            {LimitState: "continue", Budget: &budget, Left: &spent, Used: 120},
+		"no budget: operations.per_month is not set":                                                                                {LimitState: "none"},
+		"no reading waits for the budget":                                                                                           {LimitState: "below", Budget: &budget},
+		"no reading waits for the budget; it allows 0.29 operations an hour besides what is saved":                                  {LimitState: "below", Budget: &budget, PerHour: &few, Forecast: 100},
+		"no reading waits for the budget; at this rate it will be exceeded":                                                         {LimitState: "below", Budget: &budget, PerHour: &few, Forecast: 101},
+		"readings wait longer than publish.max_age, to keep to the budget; it allows 1234 operations an hour besides what is saved": {LimitState: "stretched", Budget: &budget, PerHour: &many},
+		"readings wait longer than publish.max_age, to keep to the budget; at this rate it will be exceeded":                        {LimitState: "stretched", Budget: &budget, PerHour: &few, Forecast: 4000},
+		"what the budget does not carry leaves as min, mean and max":                                                                {LimitState: "thin", Budget: &budget},
+		"spent: readings wait for the next month; what it does not carry then leaves as min, mean and max":                          {LimitState: "thin", Budget: &budget, Left: &spent, Used: 90},
+		"spent: readings and alarms wait for the next month; what it does not carry then leaves as min, mean and max":               {LimitState: "thin", Budget: &budget, Left: &spent, Used: 100},
+		"spent: readings wait for the next month":                                                                                   {LimitState: "hold", Budget: &budget, Left: &spent, Used: 99},
+		"spent: readings and alarms wait for the next month":                                                                        {LimitState: "hold", Budget: &budget, Left: &spent, Used: 100},
+		"spent: readings and alarms leave all the same, beyond the budget":                                                          {LimitState: "continue", Budget: &budget, Left: &spent, Used: 120},
 	} {
 		require.Equal(t, want, o.InWords())
 	}
@@ -127,7 +130,7 @@ let done = -1;
 	require.Equal(t, `used: 1262 of 7200 (17.5 %) since 2026-11-15
 forecast: 6480 at the month's end
 saving: one publish per reading would have been 63100 50.0 times as many
-limit: stretched: readings wait longer than publish.max_age so that the budget lasts to the month's end
+limit: stretched: readings wait longer than publish.max_age to keep to the budget; it allows 9.2 operations an hour besides what is saved
 alarms: 3 of the operations 720 of the budget kept for them
 max age: 14 min 2 s now publish.max_age is 5 min; the oldest reading has waited for 1 min 15 s
 not billed: 11 operations known to be free 29 of unknown class (status proofs schemas)

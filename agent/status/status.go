@@ -7,7 +7,10 @@
 // host. Nothing it shows holds a secret; whoever fills it sees to that.
 package status
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Status is what `homeward status --json` prints. Fields are only ever added.
 type Status struct {
@@ -130,9 +133,9 @@ func (o Operations) InWords() string {
 	}
 	switch o.LimitState {
 	case "below":
-		return "the budget carries what there is to send"
+		return "no reading waits for the budget" + o.ahead()
 	case "stretched":
-		return "readings wait longer than publish.max_age, so that the budget lasts to the month's end"
+		return "readings wait longer than publish.max_age, to keep to the budget" + o.ahead()
 	case "thin":
 		if o.Left != nil && *o.Left < 1 {
 			return "spent: " + wait + "; what it does not carry then leaves as min, mean and max"
@@ -144,6 +147,19 @@ func (o Operations) InWords() string {
 		return "spent: readings and alarms leave all the same, beyond the budget"
 	}
 	return "no budget: operations.per_month is not set"
+}
+
+// ahead is what the budget holds for the time to come.
+func (o Operations) ahead() string {
+	switch {
+	case o.Budget == nil || o.PerHour == nil:
+		return ""
+	case o.Forecast > *o.Budget:
+		return "; at this rate it will be exceeded"
+	case *o.PerHour < 10:
+		return fmt.Sprintf("; it allows %.2g operations an hour besides what is saved", *o.PerHour)
+	}
+	return fmt.Sprintf("; it allows %.0f operations an hour besides what is saved", *o.PerHour)
 }
 
 // Factor is how many times as many operations one publish per reading would have cost as were used; 0 while none were.
