@@ -89,6 +89,9 @@ func (l *Ledger) refill(gone time.Duration, now drivers.Stamp) {
 	if more := room(b) - l.acc.Room; more > 0 && l.acc.Room > 0 { // a larger budget is felt at once
 		l.acc.Live += max(0, min(more, l.left(b)-l.acc.Live-l.acc.Saved))
 	}
+	if less := room(b) / l.acc.Room; less < 1 { // what a larger one had saved would be spent at once, and nothing be left for the month
+		l.acc.Live, l.acc.Saved = l.acc.Live*less, l.acc.Saved*less
+	}
 	l.acc.Room = room(b)
 	in := l.allowance(b, now) * gone.Seconds()
 	if l.backlog {

@@ -164,6 +164,21 @@ func TestLargerBudgetIsFeltAtOnce(t *testing.T) {
 	require.LessOrEqual(t, s.Report().Used, uint64(6480))
 }
 
+// What a larger budget has let gather is not spent on the first day of a smaller one.
+func TestSmallerBudgetLastsTheMonth(t *testing.T) {
+	s := newSite("2026-03-01T00:00:00Z", Budget{Operations: 30_000, Day: 1, Reserve: 0.1, AtLimit: Hold})
+	s.spend(t, Live, 300)
+	s.now = s.now.Add(12 * time.Hour)
+	s.Report()
+	s.budget.Operations = 1000
+	used := s.Report().Used
+	for s.May(Live, 1, false) {
+		s.spend(t, Live, 1)
+	}
+	require.InDelta(t, 30, float64(s.Report().Used-used), 20, "a day's worth")
+	require.EqualValues(t, 900-s.Report().Used, s.Report().Left)
+}
+
 func TestReadingsLeaveTheReserve(t *testing.T) {
 	s := newSite("2026-03-31T12:00:00Z", Budget{Operations: 100, Day: 1, Reserve: 0.1, AtLimit: Hold})
 	s.spend(t, Live, 90)
