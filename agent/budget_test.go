@@ -227,7 +227,7 @@ func TestLargerPayloadsAreNotThinnedForSmallOnes(t *testing.T) {
 		d.budget.Store(&ledger.Budget{Operations: 2000, Day: 1, Reserve: 0.1, AtLimit: ledger.Thin, Backlog: 0.5})
 		d.spread(t, 3600)
 		d.home.set(func() { d.home.dial = nil })
-		time.Sleep(6 * time.Hour)
+		time.Sleep(3 * 24 * time.Hour)
 		v, _, _ := d.status()
 		require.Zero(t, v.Thinned)
 		require.Zero(t, d.buf.Stats().Pending)
