@@ -152,6 +152,7 @@ type Ledger struct {
 	age     float64       // ln of the present maximum age in seconds
 	aged    time.Duration // when age was that, monotonic
 	least   time.Duration // publish.max_age as age was made with
+	per     int64         // and operations.per_month
 	backlog bool
 	start   time.Time // of the present month, which day and zone make it
 	end     time.Time

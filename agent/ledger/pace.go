@@ -211,13 +211,13 @@ func (l *Ledger) MaxAge(least time.Duration, cost int) time.Duration {
 		want += (1 - fill) * (math.Log(most.Seconds()) - want)
 	}
 	switch gone := now.Mono - l.aged; {
-	case math.IsNaN(l.age) || gone < 0 || least != l.least: // another publish.max_age is felt at once
+	case math.IsNaN(l.age) || gone < 0 || least != l.least || b.Operations != l.per: // another publish.max_age or budget is felt at once
 		l.age = want
 	default:
 		over := max(smooth.Seconds(), c/mean/4) // each payload moves live, and with it want
 		l.age += (want - l.age) * (1 - math.Exp(-gone.Seconds()/over))
 	}
-	l.aged, l.least = now.Mono, least
+	l.aged, l.least, l.per = now.Mono, least, b.Operations
 	if math.Exp(l.age) <= least.Seconds()*1.001 {
 		return least
 	}

@@ -266,3 +266,15 @@ func TestMaxAgeChanges(t *testing.T) {
 		s.now = s.now.Add(time.Second)
 	}
 }
+
+// A budget that is raised, or gone, takes back what a small one had stretched.
+func TestMaxAgeFollowsTheBudget(t *testing.T) {
+	s := &stream{site: newSite("2026-03-01T00:00:00Z", Budget{Operations: 720, Day: 1, Reserve: 0.1, AtLimit: Hold, Backlog: 0.5}), least: time.Minute}
+	for range 3 * 24 * 60 {
+		s.step(t, time.Minute, true, true)
+	}
+	require.Greater(t, s.MaxAge(s.least, 1), 30*time.Minute)
+	s.budget.Operations = 720_000
+	s.now = s.now.Add(time.Second)
+	require.Less(t, s.MaxAge(s.least, 1), 61*time.Second)
+}
