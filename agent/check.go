@@ -402,6 +402,17 @@ func checkBudget(cfg *config.Config) Line {
 	if err != nil {
 		return warnLine("budget", oneLine(err), "see homeward plan")
 	}
+	l := budgetLine(cfg, plan)
+	if what, remedy := tooSlow(cfg, plan); what != "" {
+		if l.Remedy != "" {
+			remedy += "; " + l.Remedy
+		}
+		l = warnLine(l.Name, l.Text+"; "+what, remedy)
+	}
+	return l
+}
+
+func budgetLine(cfg *config.Config, plan *ledger.Forecast) Line {
 	text := fmt.Sprintf("about %.0f operations a month", plan.Operations)
 	if cfg.Operations.PerMonth == 0 {
 		return okLine("budget", text+", no budget configured")
@@ -437,6 +448,26 @@ func overBudget(cfg *config.Config, plan *ledger.Forecast) (what, remedy string)
 		full = "nothing more is recorded (buffer.when_full)"
 	}
 	return "no publish.max_age makes it suffice: what it does not carry will wait in the buffer, and once that is full " + full, "; or set operations.at_limit: thin or continue"
+}
+
+// tooSlow says what comes of a publish.rate that does not carry the plan's payloads; "" of one that does.
+func tooSlow(cfg *config.Config, plan *ledger.Forecast) (what, remedy string) {
+	rate := cfg.Publish.Rate
+	i := slices.IndexFunc(plan.Formats, func(f ledger.Format) bool { return f.Name == plan.Format })
+	if rate.N == 0 || i < 0 {
+		return "", ""
+	}
+	month := time.Duration(plan.Days) * 24 * time.Hour
+	most := float64(rate.N) * month.Seconds() / rate.Per.Seconds()
+	if plan.Formats[i].Payloads <= 1.1*most { // about as many: nobody sees the difference
+		return "", ""
+	}
+	what = fmt.Sprintf("publish.rate: %v lets about %.0f payloads leave of %.0f: ", rate, most, plan.Formats[i].Payloads)
+	if plan.Formats[i].PayloadsIfFull <= most {
+		between := config.Duration((rate.Per / time.Duration(rate.N)).Round(100 * time.Millisecond))
+		return what + fmt.Sprintf("readings will wait longer than publish.max_age: %v, about %v", cfg.Publish.MaxAge, between), "raise publish.rate or publish.max_age"
+	}
+	return what + "readings will wait in the buffer until it is full", "raise publish.rate"
 }
 
 // stretchedAge is about how long readings will wait where fewer payloads, each fuller, are within the budget; 0 where they are not.

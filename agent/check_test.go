@@ -179,6 +179,37 @@ func TestBudgetRemedies(t *testing.T) {
 	require.Contains(t, checkBudget(c).Remedy, "publish.format: packed makes about")
 }
 
+// TestCheckRate: a publish.rate that does not carry what is configured is named, budget or not.
+func TestCheckRate(t *testing.T) {
+	c := plainConfig(t.TempDir())
+	c.Publish.Format = "rows"
+	c.Sensors = []config.Sensor{fakeConfig("a", 2*time.Second, &fakeOptions{})}
+	c.Publish.MaxAge = config.Duration(time.Minute)
+	require.Equal(t, resultOK, checkBudget(c).Result)
+	for rate, want := range map[config.Rate]string{
+		{N: 1, Per: time.Minute}:    "",
+		{N: 30, Per: time.Minute}:   "",
+		{N: 1, Per: 24 * time.Hour}: "; publish.rate: 1/24h lets about 31 payloads leave of 46179: readings will wait in the buffer until it is full",
+		{N: 4, Per: 5 * time.Minute}: "; publish.rate: 4/5m lets about 35712 payloads leave of 46179: " +
+			"readings will wait longer than publish.max_age: 1m, about 1m15s",
+	} {
+		c.Publish.Rate = rate
+		l := checkBudget(c)
+		if want == "" {
+			require.Equal(t, resultOK, l.Result, l.Text)
+			continue
+		}
+		require.Equal(t, resultWarn, l.Result, l.Text)
+		require.Contains(t, l.Text, want)
+		require.Contains(t, l.Remedy, "raise publish.rate")
+	}
+	c.Operations.PerMonth, c.Publish.Rate = 100, config.Rate{N: 1, Per: 24 * time.Hour}
+	l := checkBudget(c)
+	require.Contains(t, l.Text, "no publish.max_age makes it suffice")
+	require.Contains(t, l.Remedy, "raise publish.rate; ")
+	require.Contains(t, l.Remedy, "raise operations.per_month")
+}
+
 // TestOperationsRemedy: the agent advises by what made its payloads leave.
 func TestOperationsRemedy(t *testing.T) {
 	for want, tc := range map[string]struct {

@@ -113,7 +113,7 @@ type Rate struct {
 	Per time.Duration
 }
 
-const wantRate = "a number and a time such as 1/s, 30/15s or 300/1m"
+const wantRate = "a number, 1 to 65535, and a time, 100ms to 24h, such as 1/s, 30/15s or 300/1m"
 
 // UnmarshalText reads a rate.
 func (r *Rate) UnmarshalText(text []byte) error {
