@@ -287,8 +287,11 @@ func (f *Forecast) printCheapest(p *page) {
 		return
 	}
 	tell := func(first string, c *Cheapest) {
-		x := Format{Name: c.Format, Encoding: c.Encoding}
-		p.say(head(first), "%s, max_age %s: %s operations a month, %s for %s", x.label(), span(c.MaxAgeS), count(c.Operations), many(c.Blocks, "block"), many(f.Gateways, "gateway"))
+		x, share := Format{Name: c.Format, Encoding: c.Encoding}, ""
+		if f.Budget > 0 {
+			share = fmt.Sprintf(", %s of the budget", percent(*f.percent(c.Operations)))
+		}
+		p.say(head(first), "%s, max_age %s: %s operations a month%s, %s for %s", x.label(), span(c.MaxAgeS), count(c.Operations), share, many(c.Blocks, "block"), many(f.Gateways, "gateway"))
 		now := f.chosen()
 		switch {
 		case now != nil && f.configured(&x) && c.MaxAgeS == now.MaxAgeS:

@@ -457,6 +457,7 @@ func TestBudget(t *testing.T) {
 	f = plan(t, budget(9_900, "rows", "hold"), PlanOptions{Thorough: true})
 	require.False(t, *f.Enough, "a tenth is kept for alarms")
 	require.InDelta(t, 600, *f.EnoughMaxAgeS, 1e-9)
+	require.Contains(t, print(t, f), "operations a month, 90.2 % of the budget, 1 block for 1 gateway")
 	require.Contains(t, print(t, f), "max_age 10m would do")
 	// Rows are full before they are old: only another format helps.
 	for at, want := range map[string]string{"hold": "waits in the buffer", "thin": "min, mean and max", "continue": "beyond the budget"} {
