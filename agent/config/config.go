@@ -85,7 +85,7 @@ func (s *Sensor) Full(channel string) string { return s.Name + "/" + channel }
 
 // Publish says how and when readings leave.
 type Publish struct {
-	Format       string   `yaml:"format,omitempty" default:"rows" enum:"rows,packed,senml" doc:"what a payload looks like: rows is JSON that anyone can read; packed carries 20 to 30 times as many readings, for whoever runs a decoder (docs/packed.md); senml is RFC 8428, for whoever demands the standard: far fewer readings fit"`
+	Format       string   `yaml:"format,omitempty" default:"rows" enum:"rows,packed,senml" doc:"what a payload looks like: rows is JSON that anyone can read; packed carries some 20 times as many readings, for whoever runs a decoder (docs/packed.md); senml is RFC 8428, for whoever demands the standard: far fewer readings fit"`
 	Encoding     string   `yaml:"encoding,omitempty" default:"text" enum:"text,text85,binary" doc:"letters of packed payloads: text stands in a JSON string as it is, text85 is also safe where HTML is escaped (2 % fewer readings), binary is bytes, for receivers that take any (some 20 % more)"`
 	MaxBytes     Size     `yaml:"max_bytes,omitempty" default:"1024" min:"256" max:"256KiB" doc:"a payload is never larger; what the home bills as one operation is a good choice"`
 	MaxAge       Duration `yaml:"max_age,omitempty" default:"5m" min:"100ms" max:"720h" doc:"no ordinary reading waits longer before it is published, while the home is reached and the month's budget lasts (operations)"`
