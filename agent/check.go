@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -423,12 +424,19 @@ func budgetLine(cfg *config.Config, plan *ledger.Forecast) Line {
 	}
 	if plan.Enough != nil && !*plan.Enough {
 		what, remedy := overBudget(cfg, plan)
-		return warnLine("budget", text+": "+what, savings(cfg, plan)+remedy)
+		return warnLine("budget", text+": "+what, fmt.Sprintf("%s%s; as configured about %.0f a month would do", savings(cfg, plan), remedy, sufficient(cfg, plan)))
 	}
 	if plan.Operations > 0.9*float64(cfg.Operations.PerMonth) {
 		return warnLine("budget", text+": less than a tenth is left for alarms, repeats and outages", savings(cfg, plan))
 	}
 	return okLine("budget", text)
+}
+
+// sufficient is the least budget that carries the plan, rounded up to two digits.
+func sufficient(cfg *config.Config, plan *ledger.Forecast) float64 {
+	least := max(plan.Operations, (plan.Operations-plan.Alarms)/(1-float64(cfg.Operations.Reserve)))
+	digits := math.Pow(10, max(0, math.Floor(math.Log10(least))-1))
+	return math.Ceil(least/digits) * digits
 }
 
 // overBudget says what the agent will make of a budget that does not carry the plan, and what helps beside savings.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -170,6 +171,17 @@ func TestBudgetRemedies(t *testing.T) {
 	c.Operations.PerMonth = 10
 	require.Contains(t, checkBudget(c).Text, "no publish.max_age makes it suffice")
 	require.Contains(t, checkBudget(c).Remedy, "saves some, and not enough: raise the sensors' every")
+
+	// What is said to suffice does, and not much less.
+	var enough float64
+	_, after, _ := strings.Cut(checkBudget(c).Remedy, "; as configured about ")
+	_, err := fmt.Sscanf(after, "%f a month would do", &enough)
+	require.NoError(t, err)
+	c.Operations.PerMonth = int64(enough)
+	require.NotContains(t, checkBudget(c).Text, "suffice")
+	require.NotContains(t, checkBudget(c).Text, "wait longer")
+	c.Operations.PerMonth = int64(0.9 * enough)
+	require.Contains(t, checkBudget(c).Text, "wait longer")
 
 	c.Operations.PerMonth = 100_000
 	require.Equal(t, resultOK, checkBudget(c).Result)
