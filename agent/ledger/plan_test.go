@@ -115,6 +115,12 @@ func TestBlocks(t *testing.T) {
 	}
 }
 
+func TestLong(t *testing.T) {
+	for seconds, want := range map[float64]string{59.4: "59s", 3600: "1h", 45480: "12h38m", 2 * 86400: "2 days", 2*86400 + 3600: "2 days 1h"} {
+		require.Equal(t, want, long(seconds))
+	}
+}
+
 func TestPrint(t *testing.T) {
 	c := gateway(1024, 5*time.Minute, map[time.Duration]int{10 * time.Second: 4})
 	c.Operations.PerMonth = 7200

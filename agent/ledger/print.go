@@ -421,7 +421,10 @@ func long(seconds float64) string {
 	}
 	d = d.Round(time.Minute)
 	if days := d / (24 * time.Hour); days > 1 {
-		return fmt.Sprintf("%d days %s", days, config.Duration(d-days*24*time.Hour))
+		if d -= days * 24 * time.Hour; d == 0 {
+			return fmt.Sprintf("%d days", days)
+		}
+		return fmt.Sprintf("%d days %s", days, config.Duration(d))
 	}
 	return config.Duration(d).String()
 }
