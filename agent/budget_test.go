@@ -92,6 +92,32 @@ func TestContinueGoesBeyondTheBudget(t *testing.T) {
 	})
 }
 
+// A budget that never holds a full payload gets smaller ones.
+func TestPayloadsThatTheBudgetHolds(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []string{ledger.Hold, ledger.Thin} {
+		t.Run(limit, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDesk(t, func(c *config.Publish) { c.MaxBytes = 64 << 10 })
+				d.budget.Store(&ledger.Budget{Operations: 30, Day: 1, Reserve: 0.1, AtLimit: limit, Backlog: 0.5})
+				d.run(t)
+				for i := range 3 * 24 * 60 {
+					d.append(t, "s/a-rather-long-name-of-a-channel", float64(i)/7, false)
+					time.Sleep(time.Minute)
+				}
+				came := d.home.arrivals()
+				require.Greater(t, len(came), 1, "not one in a month")
+				require.Less(t, time.Since(came[len(came)-1].at), 50*time.Hour)
+				for _, a := range came {
+					require.LessOrEqual(t, len(a.bytes), 2<<10)
+				}
+				require.LessOrEqual(t, d.ledger.Report().Used, uint64(27))
+				d.end(t)
+			})
+		})
+	}
+}
+
 // refusing is a store that takes nothing while it is full.
 type refusing struct {
 	*buffer.Buffer
@@ -129,9 +155,15 @@ func TestNotSentUncounted(t *testing.T) {
 
 // A home that takes so many publishes in any time of a length gets no more, and alarms do not queue behind readings.
 func TestRate(t *testing.T) {
+	for _, window := range []int{0, 1} {
+		t.Run(fmt.Sprint("window ", window), func(t *testing.T) { keepsToRate(t, window) })
+	}
+}
+
+func keepsToRate(t *testing.T, window int) {
 	synctest.Test(t, func(t *testing.T) {
 		rate := config.Rate{N: 5, Per: 15 * time.Second}
-		d := newDesk(t, func(c *config.Publish) { c.Rate = rate })
+		d := newDesk(t, func(c *config.Publish) { c.Rate, c.Window = rate, window })
 		for i := range 3000 {
 			d.append(t, "s/a-rather-long-name-of-a-channel", float64(i)/7, false)
 		}

@@ -267,6 +267,7 @@ type session struct {
 	packing             *packing         // nil: not wanted, or not to be had
 	packs               bool             // the home has the schema
 	better              *packing         // learnt, and on its way to the home
+	unschooled          bool             // the home has refused the schema: payloads are rows for good
 	asked               bool             // for the schema
 	calm                <-chan time.Time // when the home's rate allows more; nil: it does
 	ahead, behind       float64          // payloads that must be allowed before what is live, or the backlog, can be thinned; 0: any
@@ -323,11 +324,18 @@ func largest(c *config.Publish, limits cloud.Limits) int {
 	return int(c.MaxBytes)
 }
 
+// minPayload is what publish.max_bytes must be at least.
+const minPayload = 256
+
 // allowed is how large a payload may be now.
 func (s *session) allowed(limits cloud.Limits) int {
 	n := largest(s.cfg, limits)
 	if s.proven > 0 && s.cfg.Acknowledge != "puback" {
 		n = min(n, s.proven) // until more is proven
+	}
+	// A payload that the budget never holds would never leave.
+	if _, _, most := s.ledger.Spendable(); float64(s.rule().PerBytes)*most < float64(n) && s.rule().PerBytes > 0 {
+		n = max(s.rule().PerBytes*max(1, int(most)), minPayload)
 	}
 	return n
 }
@@ -638,6 +646,7 @@ func (s *session) schemaRefused(err error) {
 	if e := new(cloud.Error); errors.As(err, &e) {
 		remedy = cmp.Or(e.Remedy, remedy)
 	}
+	s.unschooled = !s.packs
 	if !s.packs {
 		s.problems.raise(CodeSchema, "", status.Warn, "payloads are rows until the home has the schema that packed ones need: "+oneLine(err), remedy)
 	}
@@ -791,21 +800,35 @@ func (s *session) held() (unanswered, bytes int) {
 	return unanswered, bytes
 }
 
+// waiting is how many flights have not left yet: the disk, or the home's rate, keeps them.
+func (s *session) waiting() (n int) {
+	for _, f := range s.flights {
+		if f.sent.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
 // fill makes attempts as long as there is something to send, room for it and the budget allows.
 func (s *session) fill() {
 	for {
-		if n, _ := s.held(); n >= s.window {
+		n, _ := s.held()
+		if n-s.waiting() >= s.window {
 			return
 		}
-		if s.repeatAlarm() || s.sendAlarm() {
+		if s.repeatAlarm() || s.sendAlarm() { // what waits for the home's rate is not in an alarm's way
 			continue
 		}
-		if s.blocked || s.crowded() {
+		if n >= s.window || s.blocked || s.crowded() {
 			return
 		}
 		s.extend(&s.live, s.border, 0)
 		due := s.due(&s.live)
 		live, saved, most := s.ledger.Spendable()
+		if s.drained && len(s.again) == 0 {
+			live += saved // nobody else wants it
+		}
 		made := s.live.made // aggregates leave as they are
 		allowed := due && (made || live >= s.ahead) && s.may(ledger.Live, s.costAbout(&s.live)) && s.may(ledger.Live, s.cost(&s.live))
 		if allowed && !made && s.live.full && s.live.closed == nil {
@@ -851,7 +874,7 @@ func (s *session) fill() {
 			}
 			if s.backlog.closed == nil {
 				var done bool
-				if done, s.behind = s.thin(s.backlog.from, s.border, min(saved, mostBacklog), mostBacklog); done {
+				if done, s.behind = s.thin(s.backlog.from, s.border, min(saved, mostBacklog*float64(s.rule().Cost(s.limit))), mostBacklog*float64(s.rule().Cost(s.limit))); done {
 					s.backlog, s.behind = run{}, 0 // the aggregates come after what is live
 					continue
 				} else if s.behind > 0 {
@@ -936,6 +959,7 @@ func (s *session) repeat(i int, k ledger.Kind) bool {
 		return true
 	}
 	a.Tries++
+	a.Cost = max(a.Cost, s.costs(a.Payload)) // the rule may have changed
 	return s.launch(a, k)
 }
 

@@ -62,15 +62,15 @@ func (s *session) runs(start, end buffer.Seq) (runs []thinnable) {
 	return runs
 }
 
-// thin replaces what waits from start to end by aggregates, if it takes more than the payloads that may leave, at most mostly of them at once. It says
-// whether it has replaced any; and how many payloads aggregates take at least, if there are to be any: until those may leave, what waits had better wait
-// on.
-func (s *session) thin(start, end buffer.Seq, payloads, mostly float64) (done bool, needs float64) {
+// thin replaces what waits from start to end by aggregates, if it takes more than the payloads that so many operations carry. It says whether it has replaced
+// any; and how many operations aggregates take, atMost at the most, if there are to be any: until that many are there, what waits had better wait on.
+func (s *session) thin(start, end buffer.Seq, operations, atMost float64) (done bool, needs float64) {
 	e := s.capacity()
-	if s.ledger.AtLimit() != ledger.Thin || e.plain == 0 {
+	if s.ledger.AtLimit() != ledger.Thin || e.plain == 0 || s.packing != nil && !s.packs && !s.unschooled { // packed, what waits may well fit
 		return false, 0
 	}
-	payloads = max(1, math.Floor(payloads))
+	cost := float64(s.rule().Cost(s.limit))
+	payloads, mostly := max(1, math.Floor(operations/cost)), max(1, math.Floor(atMost/cost))
 	runs := s.runs(start, end)
 	total, least := 0, 0
 	for _, r := range runs {
@@ -80,8 +80,8 @@ func (s *session) thin(start, end buffer.Seq, payloads, mostly float64) (done bo
 	if float64(total) <= 1.2*payloads*e.plain {
 		return false, 0
 	}
-	if needs = math.Ceil(float64(least) / e.aggregates); payloads < min(needs, math.Floor(mostly)) && 2*least < total {
-		return false, min(needs, math.Floor(mostly))
+	if needs = math.Ceil(float64(least) / e.aggregates); payloads < min(needs, mostly) && 2*least < total {
+		return false, min(needs, mostly) * cost
 	}
 	room := payloads * e.aggregates
 	for _, r := range runs {
@@ -97,7 +97,7 @@ func (s *session) thin(start, end buffer.Seq, payloads, mostly float64) (done bo
 	if !done {
 		return false, 0
 	}
-	return true, min(needs, math.Floor(mostly))
+	return true, min(needs, mostly) * cost
 }
 
 // each is how many readings a payload of a kind holds; 0 unknown.
