@@ -79,6 +79,21 @@ func TestHoldKeepsWhatTheBudgetDoesNotCarry(t *testing.T) {
 	})
 }
 
+// What waits for the budget after a restart says so too.
+func TestHeldBacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.budget.Store(&ledger.Budget{Operations: 20, Day: 1, Reserve: 0.1, AtLimit: ledger.Hold, Backlog: 0.5})
+		for i := range 3000 {
+			d.append(t, "s/a-rather-long-name-of-a-channel", float64(i)/7, false)
+		}
+		d.run(t)
+		time.Sleep(90 * time.Minute)
+		require.Contains(t, d.codes(), "operations.held")
+		d.end(t)
+	})
+}
+
 func TestContinueGoesBeyondTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, nil)

@@ -250,28 +250,28 @@ type run struct {
 // session is one connection's worth of publishing. Only its goroutine touches it.
 type session struct {
 	*publisher
-	link                cloud.Session
-	cfg                 *config.Publish
-	window              int
-	limit               int               // bytes of a payload
-	proven              int               // bytes of the largest payload that comes through; 0: not proven
-	flights             []*flight         // oldest first
-	again               []*buffer.Attempt // to be tried again, oldest first
-	acks                chan acked
-	over                chan struct{} // closed when nobody takes acks any more
-	live                run
-	backlog             run
-	border              buffer.Seq       // live readings start here
-	drained             bool             // no backlog below the border
-	blocked             bool             // the in-flight bound was met: wait for an acknowledgement
-	packing             *packing         // nil: not wanted, or not to be had
-	packs               bool             // the home has the schema
-	better              *packing         // learnt, and on its way to the home
-	unschooled          bool             // the home has refused the schema: payloads are rows for good
-	asked               bool             // for the schema
-	calm                <-chan time.Time // when the home's rate allows more; nil: it does
-	ahead, behind       float64          // payloads that must be allowed before what is live, or the backlog, can be thinned; 0: any
-	heldLive, heldAlarm bool             // the budget keeps what is due
+	link                            cloud.Session
+	cfg                             *config.Publish
+	window                          int
+	limit                           int               // bytes of a payload
+	proven                          int               // bytes of the largest payload that comes through; 0: not proven
+	flights                         []*flight         // oldest first
+	again                           []*buffer.Attempt // to be tried again, oldest first
+	acks                            chan acked
+	over                            chan struct{} // closed when nobody takes acks any more
+	live                            run
+	backlog                         run
+	border                          buffer.Seq       // live readings start here
+	drained                         bool             // no backlog below the border
+	blocked                         bool             // the in-flight bound was met: wait for an acknowledgement
+	packing                         *packing         // nil: not wanted, or not to be had
+	packs                           bool             // the home has the schema
+	better                          *packing         // learnt, and on its way to the home
+	unschooled                      bool             // the home has refused the schema: payloads are rows for good
+	asked                           bool             // for the schema
+	calm                            <-chan time.Time // when the home's rate allows more; nil: it does
+	ahead, behind                   float64          // payloads that must be allowed before what is live, or the backlog, can be thinned; 0: any
+	heldLive, heldBehind, heldAlarm bool             // the budget keeps what is due
 
 	unheard bool // the receiver owes its word: the broker's acknowledgement does not end that problem
 }
@@ -858,7 +858,8 @@ func (s *session) fill() {
 			return
 		}
 		if len(s.again) > 0 {
-			if c := s.again[0].Cost; !s.may(ledger.Backlog, c) && !s.may(ledger.Live, c) {
+			c := s.again[0].Cost
+			if s.heldBehind = !s.may(ledger.Backlog, c) && !s.may(ledger.Live, c); s.heldBehind {
 				return
 			}
 			s.repeat(0, ledger.Backlog)
@@ -869,7 +870,7 @@ func (s *session) fill() {
 		}
 		s.extend(&s.backlog, 0, s.border)
 		if s.backlog.full {
-			if saved < s.behind || !s.may(ledger.Backlog, s.cost(&s.backlog)) {
+			if s.heldBehind = saved < s.behind || !s.may(ledger.Backlog, s.cost(&s.backlog)); s.heldBehind {
 				return
 			}
 			if s.backlog.closed == nil {
@@ -890,7 +891,7 @@ func (s *session) fill() {
 			return // one that the list had lost is in its way, and leaves first
 		}
 		// What is left of the backlog fills no payload: live readings complete it.
-		s.drained = true
+		s.drained, s.heldBehind = true, false
 		if s.backlog.rows != nil {
 			s.border = s.backlog.from
 			s.backlog, s.live = run{}, run{}

@@ -287,8 +287,8 @@ func (s *session) hold() {
 		s.problems.clear(CodeHeld, "alarms")
 	}
 	age := time.Duration(0)
-	if s.heldLive && s.live.rows != nil {
-		age = min(s.age(s.live.oldest), 10000*time.Hour)
+	if s.heldLive || s.heldBehind {
+		age = s.oldest()
 	}
 	switch most := max(heldAfter, 3*s.maxAge()); {
 	case age > most:
@@ -300,6 +300,17 @@ func (s *session) hold() {
 	case age < most/2:
 		s.problems.clear(CodeHeld, "")
 	}
+}
+
+// oldest is how long the oldest reading without an outcome has waited.
+func (s *session) oldest() time.Duration {
+	switch now, st := s.clock.Stamp(), s.buf.Stats(); {
+	case st.OldestMono > 0:
+		return now.Mono - st.OldestMono
+	case st.OldestTime > 0: // of an earlier boot
+		return time.Duration(now.Wall-st.OldestTime) * time.Millisecond
+	}
+	return 0
 }
 
 // heldAfter is how long readings that are due must wait for the budget before that is a problem.
