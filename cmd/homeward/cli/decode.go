@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
+	"syscall"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -43,6 +46,11 @@ and the exit code is 1.`,
 	dir := cmd.Flags().String("schemas", "", "folder that keeps the schemas of packed payloads, and payloads until their schema comes")
 	gateway := cmd.Flags().String("gateway", "", "whose packed payloads are that come without their topic")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		// A filter that waits for input has nothing to put away: signals end it as they end any other.
+		signal.Reset(os.Interrupt, syscall.SIGTERM)
+		if err := cmd.Context().Err(); err != nil { // one came before
+			return err
+		}
 		receiver := packed.Receiver{Dir: *dir, Gateway: *gateway}
 		waiting := 0
 		take := func(topic string, message []byte) ([]pack.Payload, error) {
