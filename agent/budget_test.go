@@ -88,7 +88,7 @@ func TestHeldBacklog(t *testing.T) {
 			d.append(t, "s/a-rather-long-name-of-a-channel", float64(i)/7, false)
 		}
 		d.run(t)
-		time.Sleep(90 * time.Minute)
+		time.Sleep(20 * time.Minute)
 		require.Contains(t, d.codes(), "operations.held")
 		d.end(t)
 	})

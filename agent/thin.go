@@ -290,9 +290,13 @@ func (s *session) hold() {
 	if s.heldLive || s.heldBehind {
 		age = s.oldest()
 	}
-	switch most := max(heldAfter, 3*s.maxAge()); {
+	most := max(heldAfter, 4*time.Duration(s.cfg.MaxAge))
+	if s.ledger.AtLimit() == ledger.Thin { // aggregates are made of what has waited for as long as a payload takes
+		most = max(4*heldAfter, 3*s.maxAge())
+	}
+	switch {
 	case age > most:
-		text := fmt.Sprintf("readings wait for the budget, the oldest for %v: it allows %.1f operations an hour until the month ends", age.Round(time.Minute), r.PerHour)
+		text := fmt.Sprintf("readings wait for the budget, the oldest for %v: it allows %.2g operations an hour until the month ends", age.Round(time.Minute), r.PerHour)
 		if !r.Trusted {
 			text += "; no month begins while the clock is not synchronised"
 		}
@@ -314,7 +318,7 @@ func (s *session) oldest() time.Duration {
 }
 
 // heldAfter is how long readings that are due must wait for the budget before that is a problem.
-const heldAfter = time.Hour
+const heldAfter = 15 * time.Minute
 
 // limitState is what the budget makes of publishing now.
 func limitState(c *config.Config, r ledger.Report, maxAge float64, thinning bool) string {

@@ -121,7 +121,7 @@ type Channel struct {
 	Unit       *Unit    `yaml:"unit,omitempty" doc:"SenML unit (RFC 8428, RFC 8798), such as Cel, %RH, Pa, V, kWh"`
 	Deadband   *float64 `yaml:"deadband,omitempty" doc:"do not record a value closer than this to the last one recorded (same unit)"`
 	OnChange   *bool    `yaml:"on_change,omitempty" doc:"record a value only when it differs from the last one recorded"`
-	Resolution *float64 `yaml:"resolution,omitempty" min:"0" doc:"a value is recorded as the nearest multiple of this (same unit); 0: as the instrument gives it"`
+	Resolution *float64 `yaml:"resolution,omitempty" min:"0" max:"1000000000" doc:"a value is recorded as the nearest multiple of this (same unit); 0: as the instrument gives it"`
 	Min        *float64 `yaml:"min,omitempty" doc:"values below are recorded with quality suspect"`
 	Max        *float64 `yaml:"max,omitempty" doc:"values above are recorded with quality suspect"`
 }

@@ -67,7 +67,7 @@ type Sensor struct {
 	Timeout        Duration `yaml:"timeout,omitempty" min:"1ms" max:"1m" doc:"how long one exchange with it may take; default: 1s, or every where that is shorter; 3s for instruments that talk by themselves (nmea, line without ask)" example:"500ms"`
 	Deadband       *float64 `yaml:"deadband,omitempty" min:"0" doc:"for channels that have none of their own: do not record a value closer than this to the last one recorded" example:"0.1"`
 	OnChange       *bool    `yaml:"on_change,omitempty" doc:"for channels that do not say themselves: record a value only when it differs from the last one recorded" example:"true"`
-	Resolution     *float64 `yaml:"resolution,omitempty" min:"0" doc:"for channels that have none of their own: a value is recorded as the nearest multiple of this; 0: as the instrument gives it" example:"0.1"`
+	Resolution     *float64 `yaml:"resolution,omitempty" min:"0" max:"1000000000" doc:"for channels that have none of their own: a value is recorded as the nearest multiple of this; 0: as the instrument gives it" example:"0.1"`
 	TimeResolution Duration `yaml:"time_resolution,omitempty" min:"1ms" max:"1h" doc:"the time of its readings is published as the nearest multiple of this; default: 100ms (every below 1s: 10ms, below 100ms: 1ms); 1ms for instruments that talk by themselves (nmea, line without ask)" example:"1s"`
 	Min            *float64 `yaml:"min,omitempty" doc:"for channels that have none of their own: values below are recorded with quality suspect" example:"-40"`
 	Max            *float64 `yaml:"max,omitempty" doc:"for channels that have none of their own: values above are recorded with quality suspect" example:"85"`

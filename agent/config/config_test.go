@@ -189,8 +189,9 @@ func TestMistakes(t *testing.T) {
 		// Ranges and enumerations.
 		{"too low", base + "publish: {max_bytes: «10}\n", `publish.max_bytes: "10": want 256 to 256KiB`},
 		{"too high", base + "operations: {billing_day: «32}\n", `operations.billing_day: "32": want 1 to 31`},
-		{"a negative resolution", in("unit_id: 1", "unit_id: 1, resolution: «-1"), `sensors[0].resolution: "-1": want at least 0`},
-		{"a channel's negative resolution", in("unit: Cel", "resolution: «-1"), `sensors[0].channels[0].resolution: "-1": want at least 0`},
+		{"a negative resolution", in("unit_id: 1", "unit_id: 1, resolution: «-1"), `sensors[0].resolution: "-1": want 0 to 1000000000`},
+		{"a channel's negative resolution", in("unit: Cel", "resolution: «-1"), `sensors[0].channels[0].resolution: "-1": want 0 to 1000000000`},
+		{"a resolution beyond all values", in("unit: Cel", "resolution: «1e300"), `sensors[0].channels[0].resolution: "1e300": want 0 to 1000000000`},
 		{"a time resolution too fine", in("unit_id: 1", "unit_id: 1, time_resolution: «500us"), `sensors[0].time_resolution: "500us": want 1ms to 1h`},
 		{"a time resolution too coarse", in("unit_id: 1", "unit_id: 1, time_resolution: «2h"), `sensors[0].time_resolution: "2h": want 1ms to 1h`},
 		{"a time resolution in parts of a millisecond", in("unit_id: 1", "unit_id: 1, time_resolution: «2500us"), `sensors[0].time_resolution: "2500us": want whole milliseconds, 1ms to 1h`},
