@@ -453,7 +453,7 @@ func TestWarnings(t *testing.T) {
 		{"unknown unit", base + strings.Replace(boiler, "unit: Cel", "unit: °C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `"°C"`},
 		{"coulomb", base + strings.Replace(boiler, "unit: Cel", "unit: C", 1), config.CodeWarning, "sensors[0].channels[0].unit", `unit "C" is the coulomb`},
 		{"a budget below one payload", base + boiler + "publish: {max_bytes: 64KiB}\noperations: {per_month: 70}\n", config.CodeWarning, "operations.per_month", "64 operations, and the budget without its reserve is 63"},
-		{"a budget below one operation", base + boiler + "operations: {per_month: 1}\n", config.CodeWarning, "operations.per_month", "is 0.9: it will never leave"},
+		{"a budget below one operation", base + boiler + "operations: {per_month: 1}\n", config.CodeWarning, "operations.per_month", "is 0.9 of an operation: no reading will ever leave"},
 		{"open status page", base + boiler + "status: {listen: \":8080\"}\n", config.CodeWarning, "status.listen", "no password"},
 		{"fleet", base + boiler + "fleet: {repository: https://f, root_file: /r}\n", config.CodeNotInThisRelease, "fleet", "does not act on it"},
 		{"update", base + boiler + "update: {window: \"22:00-02:00\"}\n", config.CodeNotInThisRelease, "update", "does not act on it"},

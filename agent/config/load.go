@@ -551,7 +551,7 @@ func (d *decoder) checkZone(c *Config) {
 	}
 }
 
-// checkBudget warns of a budget that not even one full payload is within: it would wait for ever, and what comes after it too.
+// checkBudget warns of a budget that no reading is within, or no full payload: those are made smaller then.
 func (d *decoder) checkBudget(c *Config) {
 	const path = "operations.per_month"
 	o := &c.Operations
@@ -559,14 +559,14 @@ func (d *decoder) checkBudget(c *Config) {
 	if o.PerBytes > 0 {
 		payload = (int64(c.Publish.MaxBytes) + int64(o.PerBytes) - 1) / int64(o.PerBytes)
 	}
-	if o.PerMonth == 0 || o.AtLimit == "continue" || float64(payload) <= ordinary {
-		return
+	switch {
+	case o.PerMonth == 0 || o.AtLimit == "continue" || float64(payload) <= ordinary:
+	case ordinary < 1:
+		d.warn(c, CodeWarning, path, fmt.Sprintf("the budget without its reserve is %.4g of an operation: no reading will ever leave", ordinary), "raise operations.per_month, or lower operations.reserve")
+	default:
+		d.warn(c, CodeWarning, path, fmt.Sprintf("a payload of publish.max_bytes is %d operations, and the budget without its reserve is %.4g: payloads will be smaller", payload, ordinary),
+			"raise operations.per_month, or lower publish.max_bytes or operations.reserve")
 	}
-	remedy := "raise operations.per_month, or lower operations.reserve"
-	if payload > 1 {
-		remedy += ", or lower publish.max_bytes"
-	}
-	d.warn(c, CodeWarning, path, fmt.Sprintf("a full payload is %d operations, and the budget without its reserve is %.4g: it will never leave", payload, ordinary), remedy)
 }
 
 // checkLater warns of what is accepted now so that one file serves two releases.

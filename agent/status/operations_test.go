@@ -133,7 +133,7 @@ saving: one publish per reading would have been 63100 50.0 times as many
 limit: stretched: readings wait longer than publish.max_age to keep to the budget; it allows 9.2 operations an hour besides what is saved
 alarms: 3 of the operations 720 of the budget kept for them
 max age: 14 min 2 s now publish.max_age is 5 min; the oldest reading has waited for 1 min 15 s
-not billed: 11 operations known to be free 29 of unknown class (status proofs schemas)
+besides: 11 operations known to be free 29 of unknown cost (status proofs schemas)
 thinned: 3600 of the readings given up gave way to aggregates 2400 since the start; 1800 are still stored
 earlier: 2026-10-15: 6003 (320000) 2026-09-15: 6002 (310000) 2026-08-15: 6001 (300000) (one publish per reading)
 `, shown[0])
@@ -144,6 +144,6 @@ earlier: 2026-10-15: 6003 (320000) 2026-09-15: 6002 (310000) 2026-08-15: 6001 (3
 forecast: none before the first payload
 limit: no budget
 alarms: 0 of the operations
-not billed: 0 operations known to be free 0 of unknown class (status proofs schemas)
+besides: 0 operations known to be free 0 of unknown cost (status proofs schemas)
 `, shown[2])
 }

@@ -117,7 +117,7 @@ func printOperations(w io.Writer, s status.Status) {
 	if s.Publish.MaxAgeS > 0 {
 		fmt.Fprintf(w, "max age\t%s now, publish.max_age is %s; the oldest reading has waited for %s\n", span(s.Publish.MaxAgeS), span(s.Publish.ConfiguredMaxAgeS), span(s.Buffer.OldestAgeS))
 	}
-	fmt.Fprintf(w, "not billed\t%d operations known to be free, %d of unknown class (status, proofs, schemas)\n", o.Free, o.Unknown)
+	fmt.Fprintf(w, "besides\t%d operations known to be free, %d of unknown cost (status, proofs, schemas)\n", o.Free, o.Unknown)
 	if s.Buffer.Thinned > 0 {
 		fmt.Fprintf(w, "thinned\t%d of the readings given up gave way to aggregates, %d since the start; %d are still stored\n", s.Buffer.Thinned, s.Publish.Thinned, s.Buffer.ThinnedKept)
 	}

@@ -34,7 +34,7 @@ func TestStatusShowsOperations(t *testing.T) {
 		"limit       stretched: readings wait longer than publish.max_age, to keep to the budget; it allows 9.2 operations an hour besides what is saved",
 		"alarms      3 of the operations, 720 of the budget kept for them",
 		"max age     14m2s now, publish.max_age is 5m; the oldest reading has waited for 1m15s",
-		"not billed  11 operations known to be free, 29 of unknown class (status, proofs, schemas)",
+		"besides     11 operations known to be free, 29 of unknown cost (status, proofs, schemas)",
 		"thinned     3600 of the readings given up gave way to aggregates, 2400 since the start; 1800 are still stored",
 		"earlier     2026-10-15: 6003 (320000), 2026-09-15: 6002 (310000), 2026-08-15: 6001 (300000) (one publish per reading)",
 	} {
