@@ -146,6 +146,43 @@ func (r refusing) PutSide(key string, value []byte) error {
 	return r.Buffer.PutSide(key, value)
 }
 
+// elsewhere keeps the account apart from the buffer.
+type elsewhere map[string][]byte
+
+func (e elsewhere) Side(key string) []byte { return e[key] }
+func (e elsewhere) PutSide(key string, value []byte) error {
+	e[key] = value
+	return nil
+}
+
+// What is billed is counted with the flush that its attempt needs anyway.
+func TestCountingCostsNoFlush(t *testing.T) {
+	flushes := func(apart bool) (n uint64) {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDesk(t, nil)
+			o := ledger.Options{Store: d.buf, Durable: d.lane.Durable, Clock: d.clock.Stamp, Budget: func() ledger.Budget { return *d.budget.Load() }}
+			if apart {
+				o.Store = elsewhere{}
+			}
+			d.ledger = ledger.Open(o)
+			d.run(t)
+			time.Sleep(time.Minute)
+			before := d.buf.Stats().Flushes
+			for i := range 30 {
+				d.append(t, "s/c", float64(i), false)
+				time.Sleep(20 * time.Second)
+			}
+			n = d.buf.Stats().Flushes - before
+			require.EqualValues(t, 30, d.ledger.Report().Used)
+			d.end(t)
+		})
+		return n
+	}
+	apart, within := flushes(true), flushes(false)
+	t.Logf("%d flushes for 30 payloads, %d with the account elsewhere", within, apart)
+	require.Less(t, within, apart+15, "one a payload would be 30")
+}
+
 // What cannot be counted is not sent, and leaves once it can be.
 func TestNotSentUncounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
