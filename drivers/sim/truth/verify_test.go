@@ -255,7 +255,7 @@ var mutations = map[string]func(t *rapid.T, s *story) Kind{
 			return slices.ContainsFunc(s.arrived, func(x arrival) bool { return x.epoch == s.arrived[i].epoch && x.seq > s.arrived[i].seq })
 		})
 		x := s.arrived[i]
-		g := arrival{gateway: x.gateway, epoch: x.epoch, gap: fmt.Sprintf(`{"from":%d,"to":%d,"n":1,"t_from":0,"t_to":0,"reason":"damaged"}`, x.seq, x.seq)}
+		g := arrival{gateway: x.gateway, epoch: x.epoch, gap: fmt.Sprintf(`{"from":%d,"to":%d,"n":1,"t_from":%d,"t_to":%d,"reason":"damaged"}`, x.seq, x.seq, x.ms, x.ms)}
 		s.arrived[i] = g
 		r := verify(t, s.truth, s.shuffle(t))
 		require.True(t, r.OK(), "with it: %s", counts(r))
