@@ -668,7 +668,7 @@ func (a *Agent) warnings(c *config.Config) {
 		a.problems.raise(code, w.Path, status.Warn, w.Text, w.Remedy)
 	}
 	for _, p := range a.problems.list() {
-		if (p.Code == string(CodeConfigLater) || p.Code == string(CodeConfigWarning)) && !seen[p.Subject] {
+		if p.Code == string(CodeConfigWarning) && !seen[p.Subject] {
 			a.problems.clear(Code(p.Code), p.Subject)
 		}
 	}

@@ -117,7 +117,7 @@ func standing(list []status.Problem, lines []Line, offline bool) (more []Line) {
 			name += " " + p.Subject
 		}
 		switch code := Code(p.Code); {
-		case slices.Contains(configCodes, code), code == CodeConfigLater, code == CodeConfigWarning:
+		case slices.Contains(configCodes, code), code == CodeConfigWarning:
 			continue
 		case slices.Contains(homeCodes, code) && (offline || failed["home"]): // offline, it is not asked for
 			continue

@@ -66,7 +66,6 @@ func TestStanding(t *testing.T) {
 		{CodeStatusListen, "x", true, true},
 		{CodeConfigReload, "", false, false}, // these have lines of their own
 		{CodeConfigRestart, "", false, false},
-		{CodeConfigLater, "x", false, false},
 		{CodeConfigWarning, "x", false, false},
 		{CodeHomeChanged, "", false, false},
 	} {

@@ -37,7 +37,6 @@ const (
 	CodeClock          Code = "clock.untrusted"
 	CodeConfigReload   Code = "config.reload-failed"
 	CodeConfigRestart  Code = "config.restart-needed"
-	CodeConfigLater    Code = "config.not_in_this_release"
 	CodeConfigWarning  Code = "config.warning"
 	CodeOps70          Code = "operations.70"
 	CodeOps90          Code = "operations.90"

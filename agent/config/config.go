@@ -33,13 +33,13 @@ type Config struct {
 	Publish    Publish    `yaml:"publish,omitempty" doc:"how and when readings are published"`
 	Operations Operations `yaml:"operations,omitempty" doc:"the month's budget of data operations"`
 	Buffer     Buffer     `yaml:"buffer,omitempty" doc:"how much is kept, and how safely"`
-	Fleet      *Fleet     `yaml:"fleet,omitempty" doc:"signed orders and releases; this release does not act on it"`
-	Update     *Update    `yaml:"update,omitempty" doc:"when releases are installed; this release does not act on it"`
+	Fleet      *Fleet     `yaml:"fleet,omitempty" doc:"where signed orders and releases come from; without it releases are installed by hand"`
+	Update     *Update    `yaml:"update,omitempty" doc:"when releases are installed, and how much may be fetched for them"`
 	Status     Status     `yaml:"status,omitempty" doc:"the local status page"`
 
 	// Digest is the SHA-256 of the file, in hex: whether two configurations are the same.
 	Digest string `yaml:"-"`
-	// Warnings are what is allowed but hardly meant, and what this release does not act on.
+	// Warnings are what is allowed but hardly meant.
 	Warnings []Warning `yaml:"-"`
 }
 
@@ -126,14 +126,14 @@ type Buffer struct {
 // Fleet says where signed orders and releases are found.
 type Fleet struct {
 	Repository string   `yaml:"repository" doc:"address of the fleet's folder: https://, http:// or file://" example:"https://fleet.example.net/acme"`
-	RootFile   string   `yaml:"root_file" doc:"the fleet's root of trust" example:"/etc/homeward/root.json"`
-	Every      Duration `yaml:"every,omitempty" default:"1h" min:"1m" max:"720h" doc:"how often it is looked at"`
+	RootFile   string   `yaml:"root_file" doc:"the fleet's root of trust: the root.json that homeward-fleet init wrote" example:"/etc/homeward/root.json"`
+	Every      Duration `yaml:"every,omitempty" default:"1h" min:"1m" max:"720h" doc:"how often it is looked at; each time is moved by up to a tenth, so that a fleet does not come at once"`
 }
 
 // Update says when releases are installed.
 type Update struct {
-	Window     Window `yaml:"window,omitempty" doc:"time of day in which releases are installed, local time; default: at any time" example:"02:00-05:00"`
-	DailyBytes Size   `yaml:"daily_bytes,omitempty" default:"0" min:"0" max:"1TB" doc:"most that is fetched in a day; 0: no limit" example:"20MB"`
+	Window     Window `yaml:"window,omitempty" doc:"time of day in which a fetched release may be started, in operations.time_zone; default: at any time" example:"02:00-05:00"`
+	DailyBytes Size   `yaml:"daily_bytes,omitempty" default:"0" min:"0" max:"1TB" doc:"most that is fetched from the repository in a day; what is fetched by halves goes on the next day; 0: no limit" example:"20MB"`
 }
 
 // Status is the local page.
@@ -143,11 +143,10 @@ type Status struct {
 
 // The codes of warnings.
 const (
-	CodeNotInThisRelease = "config.not_in_this_release"
-	CodeWarning          = "config.warning"
+	CodeWarning = "config.warning"
 )
 
-// Warning is something that is allowed but hardly meant, or that this release does not act on.
+// Warning is something that is allowed but hardly meant.
 type Warning struct {
 	Code   string `json:"code"`
 	Path   string `json:"path"` // of the key, as in [Problem]

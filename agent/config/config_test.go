@@ -268,8 +268,8 @@ func TestMistakes(t *testing.T) {
 		// The rest.
 		{"relative state", base + "state: «var\n", `state: "var": want an absolute path such as /var/lib/homeward`},
 		{"listen", base + "status: {listen: «localhost}\n", `status.listen: "localhost": want host:port such as 127.0.0.1:8080, or :8080 for every interface`},
-		{"fleet address", base + "fleet: {repository: «ftp://x, root_file: /r}\n", `fleet.repository: "ftp://x": want an address such as https://fleet.example.net/acme, without user or password`},
-		{"fleet without root", base + "«fleet: {repository: https://x}\n", "fleet.root_file: missing: want the fleet's root of trust"},
+		{"fleet address", base + "fleet: {repository: «ftp://x, root_file: /r}\n", `fleet.repository: "ftp://x": want an address such as https://fleet.example.net/acme, or file:///media/usb/acme, without user or password`},
+		{"fleet without root", base + "«fleet: {repository: https://x}\n", "fleet.root_file: missing: want the fleet's root of trust: the root.json that homeward-fleet init wrote"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -455,8 +455,8 @@ func TestWarnings(t *testing.T) {
 		{"a budget below one payload", base + boiler + "publish: {max_bytes: 64KiB}\noperations: {per_month: 70}\n", config.CodeWarning, "operations.per_month", "64 operations, and the budget without its reserve is 63"},
 		{"a budget below one operation", base + boiler + "operations: {per_month: 1}\n", config.CodeWarning, "operations.per_month", "is 0.9 of an operation: no reading will ever leave"},
 		{"open status page", base + boiler + "status: {listen: \":8080\"}\n", config.CodeWarning, "status.listen", "no password"},
-		{"fleet", base + boiler + "fleet: {repository: https://f, root_file: /r}\n", config.CodeNotInThisRelease, "fleet", "does not act on it"},
-		{"update", base + boiler + "update: {window: \"22:00-02:00\"}\n", config.CodeNotInThisRelease, "update", "does not act on it"},
+		{"update without fleet", base + boiler + "update: {window: \"22:00-02:00\"}\n", config.CodeWarning, "update", "without fleet"},
+		{"fleet over http", base + boiler + "fleet: {repository: \"http://f.example.net/acme\", root_file: /r}\n", config.CodeWarning, "fleet.repository", "not encrypted"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := load(c.text)

@@ -107,7 +107,7 @@ func (d *decoder) check(c *Config, getenv func(string) string) {
 	d.checkZone(c)
 	d.checkBudget(c)
 	d.checkStatus(c)
-	d.checkLater(c)
+	d.checkFleet(c)
 }
 
 func isID(s string) bool {
@@ -229,7 +229,7 @@ func (d *decoder) checkURL(c *Config) {
 			d.problem("home."+key, "used without encryption", "tls:// or wss:// in home.url")
 		}
 	}
-	if ip := net.ParseIP(u.Hostname()); u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if !loopback(u.Hostname()) {
 		d.warn(c, CodeWarning, path, u.Scheme+":// to another machine is not encrypted: anyone on the way can read and change what is sent, the password included",
 			"use tls:// or wss://, or a broker on this machine")
 	}
@@ -569,24 +569,32 @@ func (d *decoder) checkBudget(c *Config) {
 	}
 }
 
-// checkLater warns of what is accepted now so that one file serves two releases.
-func (d *decoder) checkLater(c *Config) {
-	if c.Fleet != nil {
-		u, err := url.Parse(c.Fleet.Repository)
-		if c.Fleet.Repository != "" && (err != nil || !slices.Contains([]string{"https", "http", "file"}, u.Scheme) || u.User != nil) {
-			bad := d.shown("fleet.repository")
-			if strings.ContainsAny(c.Fleet.Repository, "@?#") {
-				bad = "an address with user, password, query or fragment (not shown)"
-			}
-			d.problem("fleet.repository", bad, "an address such as https://fleet.example.net/acme, without user or password")
+// loopback says that a host is this machine.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// checkFleet looks at where releases come from.
+func (d *decoder) checkFleet(c *Config) {
+	if c.Fleet == nil {
+		if _, given := d.at["update"]; given {
+			d.warn(c, CodeWarning, "update", "says nothing without fleet: no release is fetched", "name the fleet's repository and root (fleet:), or leave it out")
 		}
-		if c.Fleet.RootFile != "" {
-			d.checkRef("fleet.root_file", c.Fleet.RootFile, false)
-		}
+		return
 	}
-	for _, path := range []string{"fleet", "update"} {
-		if _, given := d.at[path]; given {
-			d.warn(c, CodeNotInThisRelease, path, "accepted, but this release does not act on it", "nothing to do; leave it out to be rid of this notice")
+	u, err := url.Parse(c.Fleet.Repository)
+	if c.Fleet.Repository != "" && (err != nil || !slices.Contains([]string{"https", "http", "file"}, u.Scheme) || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
+		u.Scheme == "file" && (u.Host != "" || u.Path == "") || u.Scheme != "file" && u.Host == "") {
+		bad := d.shown("fleet.repository")
+		if strings.ContainsAny(c.Fleet.Repository, "@?#") {
+			bad = "an address with user, password, query or fragment (not shown)"
 		}
+		d.problem("fleet.repository", bad, "an address such as https://fleet.example.net/acme, or file:///media/usb/acme, without user or password")
+	} else if err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
+		d.warn(c, CodeWarning, "fleet.repository", "not encrypted: whoever carries it can see which releases are fetched, though not change them", "https://, if the server offers it")
+	}
+	if c.Fleet.RootFile != "" {
+		d.checkRef("fleet.root_file", c.Fleet.RootFile, false)
 	}
 }
