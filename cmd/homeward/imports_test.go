@@ -15,6 +15,7 @@ func TestImports(t *testing.T) {
 		part string
 		may  []string
 	}{
+		{"homeward/buffer/durable/crashfs", []string{"homeward/buffer/durable"}},
 		{"homeward/buffer/durable", nil},
 		{"homeward/buffer/powercut", []string{"homeward/buffer", "homeward/buffer/", "homeward/drivers"}},
 		{"homeward/buffer", []string{"homeward/drivers", "homeward/buffer/durable"}},
@@ -33,6 +34,8 @@ func TestImports(t *testing.T) {
 		{"homeward/ota/release", nil},
 		{"homeward/ota/delta", []string{"homeward/buffer/durable"}},
 		{"homeward/ota/rollout", []string{"homeward/ota/release"}},
+		{"homeward/ota/boot", []string{"homeward/buffer/durable"}},
+		{"homeward/cmd/homeward-launch", []string{"homeward/ota/boot", "homeward/buffer/durable"}}, // tiny, and nothing of what may be bad
 		{"homeward/configs/plainyaml", nil},
 		{"homeward/cmd/", []string{"homeward/"}},
 		{"homeward/scripts/", []string{"homeward/"}},
