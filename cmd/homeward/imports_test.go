@@ -36,6 +36,7 @@ func TestImports(t *testing.T) {
 		{"homeward/ota/rollout", []string{"homeward/ota/release"}},
 		{"homeward/ota/trust", []string{"homeward/ota/boot", "homeward/buffer/durable"}},
 		{"homeward/ota/boot", []string{"homeward/buffer/durable"}},
+		{"homeward/ota", []string{"homeward/ota/boot", "homeward/ota/release", "homeward/ota/delta", "homeward/ota/trust", "homeward/buffer/durable"}},
 		{"homeward/cmd/homeward-launch", []string{"homeward/ota/boot", "homeward/buffer/durable"}}, // tiny, and nothing of what may be bad
 		{"homeward/configs/plainyaml", nil},
 		{"homeward/cmd/", []string{"homeward/"}},
