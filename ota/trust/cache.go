@@ -206,10 +206,7 @@ func (c cache) file(path string) string {
 // keep writes a target file durably, and forgets others if there are too many.
 func (c cache) keep(path string, data []byte, used map[string]bool) error {
 	dir := filepath.Join(c.dir, "files")
-	if err := c.fs.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	if err := c.fs.SyncDir(c.dir); err != nil {
+	if err := makeDir(c.fs, dir); err != nil {
 		return err
 	}
 	if err := durable.Replace(c.fs, c.file(path), data, 0o600); err != nil {
@@ -225,4 +222,21 @@ func (c cache) keep(path string, data []byte, used map[string]bool) error {
 		}
 	}
 	return nil
+}
+
+// makeDir makes a folder and those above it, and their names durable.
+func makeDir(fs durable.FS, dir string) error {
+	if info, err := fs.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
+	above := filepath.Dir(dir)
+	if above != dir {
+		if err := makeDir(fs, above); err != nil {
+			return err
+		}
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return fs.SyncDir(above)
 }

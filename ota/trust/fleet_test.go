@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -376,3 +377,10 @@ func code(err error) string {
 	}
 	return ""
 }
+
+// noSpace and errno are what a disk says.
+const noSpace = syscall.ENOSPC
+
+type errno string
+
+func (e errno) Error() string { return string(e) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -16,43 +17,61 @@ const (
 // errSlow ends a transfer below the minimum rate.
 var errSlow = errors.New("too slow")
 
-// steady reads from a body and gives up, by cancelling the context that it was opened with, if less than the minimum comes. Time
-// between reads does not count.
+// steady reads from a body and gives up, by cancelling the context that it was opened with, if less than the minimum comes in a
+// span of reading. Time between reads does not count.
 type steady struct {
 	body   io.Reader
-	cancel context.CancelCauseFunc
 	ctx    context.Context
-	least  int64         // bytes in each span
-	span   time.Duration // 0: rateSpan
-	got    int64
-	spent  time.Duration
+	cancel context.CancelCauseFunc
+	least  int64 // bytes in each span
+
+	mu      sync.Mutex // protects what follows
+	reading bool
+	got     int64 // in this span
+	left    time.Duration
+	until   time.Time // the end of this span, if the read waits that long
+	timer   *time.Timer
 }
 
 func newSteady(ctx context.Context, cancel context.CancelCauseFunc, body io.Reader, rate int64) *steady {
 	if rate <= 0 {
 		rate = leastRate
 	}
-	return &steady{body: body, cancel: cancel, ctx: ctx, least: max(1, rate*int64(rateSpan/time.Second)), span: rateSpan}
+	return &steady{body: body, ctx: ctx, cancel: cancel, least: rate * int64(rateSpan/time.Second), left: rateSpan}
 }
 
 func (s *steady) Read(p []byte) (int, error) {
-	slow := fmt.Errorf("%w: less than %d bytes in %s", errSlow, s.least, s.span)
-	timer := time.AfterFunc(s.span-s.spent, func() { s.cancel(slow) })
-	start := time.Now()
+	s.mu.Lock()
+	s.reading, s.until = true, time.Now().Add(s.left)
+	s.timer = time.AfterFunc(s.left, s.look)
+	s.mu.Unlock()
 	n, err := s.body.Read(p)
-	timer.Stop()
-	s.got += int64(n)
-	if s.spent += time.Since(start); s.spent >= s.span {
-		if s.got < s.least && err == nil {
-			s.cancel(slow)
-			err = slow
-		}
-		s.got, s.spent = 0, 0
-	}
+	s.mu.Lock()
+	s.timer.Stop()
+	s.reading, s.got = false, s.got+int64(n)
+	s.left = max(0, time.Until(s.until))
+	s.mu.Unlock()
 	if cause := context.Cause(s.ctx); err != nil && !errors.Is(err, io.EOF) && cause != nil {
 		err = cause
 	}
 	return n, err
+}
+
+// look ends a span.
+func (s *steady) look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Now().Before(s.until) {
+		return // another look was sooner
+	}
+	if s.got < s.least {
+		s.cancel(fmt.Errorf("%w: less than %d bytes in %s", errSlow, s.least, rateSpan))
+		return
+	}
+	s.got, s.left, s.until = 0, rateSpan, time.Now().Add(rateSpan)
+	if s.reading {
+		s.timer.Reset(rateSpan)
+	}
 }
 
 // readAll is a whole small file.

@@ -109,7 +109,7 @@ func Open(o Options) (*Repository, error) {
 	if err := r.policy(factory.Signed); err != nil {
 		return nil, err
 	}
-	if err := o.FS.MkdirAll(o.Dir, 0o700); err != nil {
+	if err := makeDir(o.FS, o.Dir); err != nil {
 		return nil, fail(CodeStore, err, "make %s", o.Dir)
 	}
 	gens, err := r.cache.load()
