@@ -47,6 +47,7 @@ type Options struct {
 	Watchdog time.Duration                           // how often it wants to hear WATCHDOG=1; 0: never
 	FS       buffer.FS                               // nil: the operating system's
 	Listen   func(addr string) (net.Listener, error) // nil: net.Listen over TCP
+	Updates  *Updates                                // nil: this agent never changes its program
 	Log      *slog.Logger                            // nil: silent
 }
 
@@ -64,7 +65,8 @@ type Agent struct {
 	vital    *vital
 	key      string // the public half of its own
 
-	ledger *ledger.Ledger
+	ledger  *ledger.Ledger
+	updates *updates // nil: nothing changes the program
 
 	web     *status.Server // of status.listen
 	local   *status.Server // of the socket; nil: not open yet
@@ -126,6 +128,12 @@ func New(o Options) (*Agent, error) {
 	}
 	if err := a.settle(); err != nil {
 		return nil, errors.Join(err, buf.Close())
+	}
+	a.enrol()
+	if o.Updates != nil {
+		if err := a.openUpdates(); err != nil { // a gateway that cannot be updated still reads and keeps
+			a.problems.raise(CodeUpdateSource, "", status.Fail, "no release can be fetched: "+oneLine(err), "mend fleet: in the configuration, or the state folder's ota, and restart")
+		}
 	}
 	return a, nil
 }
@@ -217,8 +225,8 @@ func (a *Agent) published() bool {
 	return true
 }
 
-// Run works until ctx ends, then stops within five seconds. Each value on reload makes it
-// read the configuration again.
+// Run works until ctx ends, then stops within five seconds; or until an update wants another start, and returns [ErrRestart].
+// Each value on reload makes it read the configuration again.
 func (a *Agent) Run(ctx context.Context, reload <-chan os.Signal) error {
 	cfg := a.Config
 	a.listenLocal()
@@ -250,12 +258,28 @@ func (a *Agent) Run(ctx context.Context, reload <-chan os.Signal) error {
 	a.Notify("READY=1")
 	a.Log.Info("running", "gateway", cfg.Gateway, "version", a.Version, "epoch", a.epoch, "sensors", len(cfg.Sensors))
 
+	var updating sync.WaitGroup
+	var restart <-chan struct{}
+	changing, changed := context.WithCancelCause(work) // ends with ota.ErrBroken when the agent stops without being asked to
+	defer changed(nil)
+	if a.updates != nil {
+		restart = a.updates.restart
+		updating.Go(func() {
+			if err := a.updates.Run(changing); err != nil {
+				a.problems.raise(CodeUpdateSource, "", status.Fail, "updates have stopped: "+oneLine(err), "restart the agent; look at the state folder's disk")
+			}
+		})
+	}
+
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	fed := time.Now()
-	for ctx.Err() == nil {
+	again := false
+	for ctx.Err() == nil && !again {
 		select {
 		case <-ctx.Done():
+		case <-restart:
+			again = true
 		case <-reload:
 			a.reload(work)
 		case <-tick.C:
@@ -275,11 +299,15 @@ func (a *Agent) Run(ctx context.Context, reload <-chan os.Signal) error {
 	stop()
 	a.sampler.wait(time.Second)
 	publishing.Wait() // bounded by farewell
+	updating.Wait()
 	if a.web != nil {
 		a.web.Close()
 	}
 	err := a.buf.Close()
 	a.Log.Info("stopped")
+	if again && err == nil {
+		return ErrRestart
+	}
 	return err
 }
 
@@ -294,7 +322,7 @@ func (a *Agent) startPublisher(cfg *config.Config) error {
 		settings: func() *config.Publish { return &a.cfg.Load().Publish },
 		sets:     func() []packed.Set { return packed.Sets(a.cfg.Load()) },
 		flush:    func() time.Duration { return time.Duration(a.cfg.Load().Buffer.Flush) },
-		describe: a.describe, ledger: a.ledger,
+		describe: a.describe, nudged: a.nudge, reported: a.reportOutcome, ledger: a.ledger,
 		rule:  func() ledger.Rule { return ledger.Rule{PerBytes: int(a.cfg.Load().Operations.PerBytes)} },
 		clock: a.Clock, grid: &timeGrid{config: a.cfg.Load}, problems: a.problems, log: a.Log, beat: a.vital.add("publisher"),
 	})
@@ -323,6 +351,7 @@ func (a *Agent) tend() {
 	a.bufferProblems(s)
 	a.stranded(s)
 	a.operationProblems()
+	a.updateProblems()
 	a.listenLocal()
 }
 
@@ -491,7 +520,7 @@ func (a *Agent) Status() status.Status {
 			Epoch: uint32(a.epoch), State: state, Since: since.UTC(), URL: cfg.Home.URL,
 		},
 		Sensors: []status.Sensor{}, Publish: pub, Operations: a.operationsStatus(),
-		Update:   status.Update{Version: a.Version, State: "none"},
+		Update:   a.updateStatus(),
 		Clock:    status.Clock{Trusted: now.Trusted, Source: source, OffsetMS: offset},
 		Problems: a.problems.list(),
 		Buffer: status.Buffer{
@@ -531,19 +560,19 @@ func (a *Agent) describe(online bool) []byte {
 			break
 		}
 	}
+	release, update := a.tellUpdate()
 	v := struct {
-		Online     bool           `json:"online"`
-		Version    string         `json:"version"`
-		Epoch      uint32         `json:"epoch"`
-		Home       homeIdentity   `json:"home"`
-		Release    string         `json:"release"`
-		Update     map[string]any `json:"update"`
-		Backlog    uint64         `json:"backlog"`
-		Operations uint64         `json:"operations"`
-		Problems   []brief        `json:"problems"`
+		Online     bool         `json:"online"`
+		Version    string       `json:"version"`
+		Epoch      uint32       `json:"epoch"`
+		Home       homeIdentity `json:"home"`
+		Release    string       `json:"release"`
+		Update     toldUpdate   `json:"update"`
+		Backlog    uint64       `json:"backlog"`
+		Operations uint64       `json:"operations"`
+		Problems   []brief      `json:"problems"`
 	}{
-		online, a.Version, uint32(a.epoch), identity(cfg.Home), a.Version,
-		map[string]any{"state": "none", "code": "", "counter": 0, "attempt": 0},
+		online, a.Version, uint32(a.epoch), identity(cfg.Home), release, update,
 		a.buf.Stats().Pending, a.operationsStatus().Used, problems,
 	}
 	// A home that takes payloads of publish.max_bytes must take this too, or its problems would keep it from being reached. The will
@@ -610,6 +639,7 @@ func (a *Agent) localHandler() http.Handler {
 		lines := a.check(r.Context(), r.FormValue("digest"), offline)
 		status.WriteJSON(w, receipt(key, aboutNow(a.cfg.Load(), a.Version, offline, a.Clock), lines))
 	})
+	a.serveUpdates(mux)
 	mux.HandleFunc("GET /buffer/stat", func(w http.ResponseWriter, _ *http.Request) { status.WriteJSON(w, a.buf.Stats()) })
 	mux.HandleFunc("GET /buffer/verify", func(w http.ResponseWriter, _ *http.Request) {
 		status.WriteJSON(w, append([]string{}, a.buf.Verify()...))

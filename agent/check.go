@@ -20,7 +20,11 @@ import (
 	"homeward/agent/ledger"
 	"homeward/agent/status"
 	"homeward/buffer"
+	"homeward/buffer/durable"
 	"homeward/drivers"
+	"homeward/ota"
+	"homeward/ota/release"
+	"homeward/ota/trust"
 )
 
 // Line is one line of the leave-site check.
@@ -96,7 +100,7 @@ func (a *Agent) check(ctx context.Context, digest string, offline bool) []Line {
 			lines = append(lines, failLine("home", "not asked: the state folder belongs to another home", homeChangedRemedy))
 		}
 	}
-	lines = append(append(lines, checkCard(cfg)...), checkBudget(cfg), checkUpdate(cfg))
+	lines = append(append(lines, checkCard(cfg)...), checkBudget(cfg), checkUpdate(ctx, cfg, a.Clock, offline))
 	return append(lines, standing(a.problems.list(), lines, offline)...)
 }
 
@@ -208,7 +212,7 @@ func Check(ctx context.Context, o Options, offline bool) []Line {
 	if !offline {
 		lines = append(lines, checkHome(cfg, proveHome(ctx, o, epoch)))
 	}
-	return append(append(lines, checkCard(cfg)...), checkBudget(cfg), checkUpdate(cfg))
+	return append(append(lines, checkCard(cfg)...), checkBudget(cfg), checkUpdate(ctx, cfg, o.Clock, offline))
 }
 
 // CheckReceipt is [Check] with a receipt, signed with the key of the state folder, which is made if there is none.
@@ -525,12 +529,54 @@ func saving(limitedBy string, p *config.Publish) string {
 	return rarer + "; homeward plan says whether a longer publish.max_age saves anything"
 }
 
-// checkUpdate says where releases come from.
-func checkUpdate(cfg *config.Config) Line {
+// sourceBound is how long the fleet's repository may take.
+const sourceBound = 30 * time.Second
+
+// checkUpdate says where releases come from, and asks there, as a new gateway would.
+func checkUpdate(ctx context.Context, cfg *config.Config, clock Clock, offline bool) Line {
+	const name = "updates"
 	if cfg.Fleet == nil {
-		return okLine("updates", "no source configured: releases are installed by hand")
+		return okLine(name, "no source configured: releases are installed by hand")
 	}
-	return warnLine("updates", fmt.Sprintf("%s is configured, and this release does not act on it", cfg.Fleet.Repository), "install releases by hand until one that does; nothing else is needed now")
+	root, err := durable.ReadFile(cfg.Fleet.RootFile, maxRoot)
+	if err != nil {
+		return failLine(name, oneLine(err), "put the fleet's root.json there (homeward-fleet writes it with init and enroll)")
+	}
+	source, err := fleetSource(cfg.Fleet.Repository)
+	if err != nil {
+		return failLine(name, oneLine(err), "mend fleet.repository")
+	}
+	if offline {
+		return okLine(name, fmt.Sprintf("%s, not asked", cfg.Fleet.Repository))
+	}
+	dir, err := os.MkdirTemp("", "homeward-check-")
+	if err != nil {
+		return warnLine(name, oneLine(err), "free space for temporary files")
+	}
+	defer os.RemoveAll(dir)
+	repo, err := trust.Open(trust.Options{
+		Dir: dir, Root: root, Source: source,
+		Now: func() time.Time { return time.UnixMilli(clock.Stamp().Wall) }, Synced: func() bool { return clock.Stamp().Trusted },
+	})
+	if err == nil {
+		bound, cancel := context.WithTimeout(ctx, sourceBound)
+		defer cancel()
+		if err = repo.Refresh(bound); err == nil {
+			_, err = repo.Target(bound, release.OrderPath(cfg.Gateway))
+			if errors.Is(err, trust.ErrNoTarget) {
+				return warnLine(name, fmt.Sprintf("%s is reached and trusted, and has no order for gateway %s", cfg.Fleet.Repository, cfg.Gateway),
+					"have the fleet manager enroll it (homeward-fleet enroll), with this gateway's "+home.EnrolmentPath(cfg.State))
+			}
+		}
+	}
+	switch code := ota.CodeOf(err); {
+	case err == nil:
+		return okLine(name, fmt.Sprintf("%s is reached, trusted, and knows this gateway", cfg.Fleet.Repository))
+	case code == trust.CodeTime:
+		return warnLine(name, fmt.Sprintf("%s is reached; whether it is fresh cannot be said before the clock is right", cfg.Fleet.Repository), updateRemedy(code))
+	default:
+		return failLine(name, fmt.Sprintf("%s (%s)", oneLine(err), code), updateRemedy(code))
+	}
 }
 
 // checkCard says how far the flash below the state folder is worn, where it tells: eMMC does (JEDEC JESD84-B51, EXT_CSD 268 and

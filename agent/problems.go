@@ -43,6 +43,10 @@ const (
 	CodeOps100         Code = "operations.100"
 	CodeHeld           Code = "operations.held"
 	CodeStatusListen   Code = "status.listen"
+	CodeUpdateSource   Code = "update.source"
+	CodeUpdateTrial    Code = "update.trial"
+	CodeUpdateRefused  Code = "update.refused"
+	CodeUpdateFallback Code = "update.fallback"
 )
 
 type problemKey struct {

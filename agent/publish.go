@@ -53,6 +53,8 @@ type publisher struct {
 	sets     func() []packed.Set // what is configured, for a schema
 	flush    func() time.Duration
 	describe func(online bool) []byte // the retained status
+	nudged   func()                   // the fleet has something new; nil: nobody listens
+	reported func(status []byte)      // a retained status has arrived at a home that is proven; nil: nobody asks
 	ledger   *ledger.Ledger
 	rule     func() ledger.Rule
 	clock    Clock
@@ -496,17 +498,18 @@ func (s *session) run(ctx context.Context) (err error) {
 	tell := func() {
 		text := s.describe(true)
 		quiet := time.Since(toldAt)
-		if quiet < statusPause || bytes.Equal(text, told) || quiet < statusEvery && sameProblems(text, told) {
+		if quiet < statusPause || bytes.Equal(text, told) || quiet < statusEvery && sameNews(text, told) {
 			return
 		}
 		told, toldAt = text, time.Now()
+		proven := s.trusted()
 		telling.Add(1)
 		go func() {
 			defer telling.Done()
 			bound, cancel := context.WithTimeout(pctx, 10*time.Second)
 			defer cancel()
-			if s.overhead(bound, len(text)) == nil {
-				_ = s.link.Status(bound, text) // a lost status is followed by the next
+			if s.overhead(bound, len(text)) == nil && s.link.Status(bound, text) == nil && proven && s.reported != nil { // a lost status is followed by the next
+				s.reported(text)
 			}
 		}()
 	}
@@ -1393,8 +1396,12 @@ func (s *session) hint(h cloud.Hint) {
 	var order struct {
 		Schema bool `json:"schema"`
 	}
-	if h.Topic == "orders" && json.Unmarshal(h.Payload, &order) == nil && order.Schema {
-		s.asked = true // a receiver has lost it, or a broker what it retained
+	if h.Topic == "orders" {
+		if json.Unmarshal(h.Payload, &order) == nil && order.Schema {
+			s.asked = true // a receiver has lost it, or a broker what it retained
+		} else if s.nudged != nil {
+			s.nudged() // whatever it says: what counts is signed, in the repository
+		}
 	}
 	if h.Topic != "acks" || s.cfg.Acknowledge != "receiver" {
 		return
@@ -1473,10 +1480,11 @@ func (s *session) show() {
 	s.view.MaxAgeS = maxAge.Seconds()
 }
 
-// sameProblems compares two statuses' problems alone.
-func sameProblems(a, b []byte) bool {
+// sameNews compares two statuses' problems, and how updates stand, alone.
+func sameNews(a, b []byte) bool {
 	var x, y struct {
 		Problems json.RawMessage `json:"problems"`
+		Update   json.RawMessage `json:"update"`
 	}
-	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && bytes.Equal(x.Problems, y.Problems)
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && bytes.Equal(x.Problems, y.Problems) && bytes.Equal(x.Update, y.Update)
 }

@@ -132,7 +132,7 @@ type Fleet struct {
 
 // Update says when releases are installed.
 type Update struct {
-	Window     Window `yaml:"window,omitempty" doc:"time of day in which a fetched release may be started, in operations.time_zone; default: at any time" example:"02:00-05:00"`
+	Window     Window `yaml:"window,omitempty" doc:"time of day in which a fetched release may be started, local time; default: at any time" example:"02:00-05:00"`
 	DailyBytes Size   `yaml:"daily_bytes,omitempty" default:"0" min:"0" max:"1TB" doc:"most that is fetched from the repository in a day; what is fetched by halves goes on the next day; 0: no limit" example:"20MB"`
 }
 

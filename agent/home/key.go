@@ -38,10 +38,23 @@ func Key(state string) (ed25519.PrivateKey, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	if err := create(state, path); err != nil {
+	if err := create(state, path, newKey); err != nil {
 		return nil, fmt.Errorf("home: the gateway's key could not be made: %w", err)
 	}
 	return read(path)
+}
+
+// newKey is the text of a fresh key file.
+func newKey() ([]byte, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: block, Bytes: der}), nil
 }
 
 // Public is the public half, as receipts and enrolment show it: 64 hex digits.
@@ -52,7 +65,13 @@ func Public(key ed25519.PrivateKey) string {
 	return hex.EncodeToString(key[ed25519.PrivateKeySize-ed25519.PublicKeySize:])
 }
 
-func read(path string) (ed25519.PrivateKey, error) {
+// badKey says what is wrong with a key file, and what to do.
+func badKey(path, why string) error {
+	return fmt.Errorf("home: key %s: %s: restore it from a copy; or move it away, and the gateway makes another, which whoever knows the old one must be told", path, why)
+}
+
+// readText reads a key file that nobody else may read.
+func readText(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("home: key: %w", err)
@@ -62,33 +81,38 @@ func read(path string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("home: key: %w", err)
 	}
-	bad := func(why string) error {
-		return fmt.Errorf("home: key %s: %s: restore it from a copy; or move it away, and the gateway makes another, which whoever knows the old one must be told", path, why)
-	}
 	switch {
 	case !info.Mode().IsRegular() || info.Size() > maxKey:
-		return nil, bad("it is no key file")
+		return nil, badKey(path, "it is no key file")
 	case info.Mode().Perm()&0o077 != 0:
-		return nil, bad(fmt.Sprintf("others may use it (mode %04o, want 0600)", info.Mode().Perm()))
+		return nil, badKey(path, fmt.Sprintf("others may use it (mode %04o, want 0600)", info.Mode().Perm()))
 	}
 	text := make([]byte, info.Size())
 	if _, err := f.ReadAt(text, 0); err != nil {
 		return nil, fmt.Errorf("home: key: %w", err)
 	}
+	return text, nil
+}
+
+func read(path string) (ed25519.PrivateKey, error) {
+	text, err := readText(path)
+	if err != nil {
+		return nil, err
+	}
 	b, rest := pem.Decode(text)
 	if b == nil || b.Type != block || len(rest) != 0 {
-		return nil, bad("want one PEM block " + block)
+		return nil, badKey(path, "want one PEM block "+block)
 	}
 	any, err := x509.ParsePKCS8PrivateKey(b.Bytes)
 	key, ok := any.(ed25519.PrivateKey)
 	if err != nil || !ok {
-		return nil, bad("want an Ed25519 key in PKCS#8")
+		return nil, badKey(path, "want an Ed25519 key in PKCS#8")
 	}
 	return key, nil
 }
 
 // create writes beside, syncs, and gives the file its name only if there is none yet: of several at once, one wins.
-func create(state, path string) (err error) {
+func create(state, path string, fresh func() ([]byte, error)) (err error) {
 	owner, err := os.Stat(state)
 	if err != nil {
 		return err
@@ -101,20 +125,16 @@ func create(state, path string) (err error) {
 	default:
 		give(dir, owner)
 	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	text, err := fresh()
 	if err != nil {
 		return err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".ed25519-*"+durable.TempSuffix) // 0600
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*"+durable.TempSuffix) // 0600
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
-	_, err = f.Write(pem.EncodeToMemory(&pem.Block{Type: block, Bytes: der}))
+	_, err = f.Write(text)
 	give(f.Name(), owner)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err

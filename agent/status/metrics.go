@@ -47,6 +47,13 @@ func WriteMetrics(w io.Writer, s Status) {
 	if s.Operations.PerHour != nil {
 		m.gauge("homeward_operations_per_hour", "Operations an hour that the budget allows from now on.", *s.Operations.PerHour)
 	}
+	m.family("homeward_update_state", "gauge", "Always 1; the label tells how updates stand.")
+	m.sample("homeward_update_state", 1, "state", s.Update.State)
+	m.gauge("homeward_update_release", "Counter of the running release; 0: what the package brought.", float64(s.Update.Counter))
+	m.gauge("homeward_update_bytes_today", "Fetched from the fleet's repository today; no data operations.", float64(s.Update.Bytes.Today))
+	if s.Update.Checked != nil {
+		m.gauge("homeward_update_checked_seconds", "When the repository was last looked at, Unix time.", float64(s.Update.Checked.Unix()))
+	}
 	m.family("homeward_operations_limit", "gauge", "Always 1; the label tells what the budget makes of publishing now.")
 	m.sample("homeward_operations_limit", 1, "state", s.Operations.LimitState)
 	m.gauge("homeward_publish_max_age_seconds", "The present maximum age: after it a payload leaves though it is not full; what the budget does not carry waits longer.", s.Publish.MaxAgeS)

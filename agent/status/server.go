@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -161,7 +162,19 @@ func Client(socket string) *http.Client {
 // Get fetches path from the agent behind socket into v. It fails with an error for which
 // errors.Is(err, ErrNotRunning) holds when nobody answers there.
 func Get(ctx context.Context, socket, path string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://homeward"+path, nil)
+	return request(ctx, http.MethodGet, socket, path, v)
+}
+
+// Post is the same for what the agent is to do. What it answers in words when it does not is the error.
+func Post(ctx context.Context, socket, path string, v any) error {
+	return request(ctx, http.MethodPost, socket, path, v)
+}
+
+// maxWords is how much of an answer in words is taken.
+const maxWords = 4096
+
+func request(ctx context.Context, method, socket, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://homeward"+path, nil)
 	if err != nil {
 		return err
 	}
@@ -179,10 +192,14 @@ func Get(ctx context.Context, socket, path string, v any) error {
 		return fmt.Errorf("status: %w", err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("status: the agent answered %s to %s", resp.Status, path)
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		return json.NewDecoder(resp.Body).Decode(v)
+	case method == http.MethodPost && resp.StatusCode != http.StatusNotFound:
+		words, _ := io.ReadAll(io.LimitReader(resp.Body, maxWords))
+		return errors.New(strings.TrimSpace(string(words)))
 	}
-	return json.NewDecoder(resp.Body).Decode(v)
+	return fmt.Errorf("status: the agent answered %s to %s", resp.Status, path)
 }
 
 // ErrNotRunning: no agent behind the socket.

@@ -180,10 +180,41 @@ type PastMonth struct {
 // Update is the release that runs.
 type Update struct {
 	Version    string `json:"version"`
-	Slot       string `json:"slot"`
-	State      string `json:"state"`
-	Candidate  string `json:"candidate"`
-	LastResult string `json:"last_result"`
+	Slot       string `json:"slot"`        // hash of the running program, factory, or "" where no launcher started it
+	State      string `json:"state"`       // none where there is no fleet; else as docs/updates.md lists them
+	Candidate  string `json:"candidate"`   // version of the release under way
+	LastResult string `json:"last_result"` // version and code of the last outcome
+
+	Counter    uint64        `json:"counter"` // of the running release; 0: the one that the package brought
+	Target     uint64        `json:"target"`  // the candidate's
+	Attempt    int           `json:"attempt"` // its trials so far
+	Code       string        `json:"code"`    // why it does not go on
+	Text       string        `json:"text"`    // the same in words
+	Why        string        `json:"why"`     // what assigned it
+	Bytes      UpdateBytes   `json:"bytes"`   // no data operations
+	Checked    *time.Time    `json:"checked"` // the last complete look at the repository
+	NextCheck  *time.Time    `json:"next_check"`
+	Pinned     string        `json:"pinned,omitempty"` // version that this gateway stays on
+	Window     string        `json:"window,omitempty"`
+	Floor      uint64        `json:"floor"`                // no release below is taken any more
+	Quarantine []Quarantined `json:"quarantine,omitempty"` // releases that failed here
+	Fallback   bool          `json:"fallback,omitempty"`
+	Failing    []string      `json:"failing,omitempty"` // checks of a trial
+}
+
+// UpdateBytes is what updates have fetched.
+type UpdateBytes struct {
+	Today int64 `json:"today"`
+	Limit int64 `json:"limit"` // of a day; 0: none
+	Done  int64 `json:"done"`  // of the download under way
+	Total int64 `json:"total"`
+}
+
+// Quarantined is a release that is not taken again until it is assigned anew.
+type Quarantined struct {
+	Version string `json:"version"`
+	Counter uint64 `json:"counter"`
+	Code    string `json:"code"`
 }
 
 // Clock says how far times can be trusted.

@@ -23,6 +23,13 @@ const (
 // ErrFailed ends a command with exit 1 after it has said everything itself.
 var ErrFailed = errors.New("failed")
 
+type exit int
+
+func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// Exit ends a command with that code, after it has said everything itself.
+func Exit(code int) error { return exit(code) }
+
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
@@ -42,6 +49,9 @@ func Run(ctx context.Context, root *cobra.Command, list func(error) error) int {
 		return ExitDone
 	case errors.Is(err, ErrFailed):
 		return ExitFailed
+	}
+	if code, ok := errors.AsType[exit](err); ok {
+		return int(code)
 	}
 	if problems := list(err); problems != nil {
 		fmt.Fprintln(stderr, problems)

@@ -56,7 +56,7 @@ few messages as possible.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(runCommand(), checkCommand(), scanCommand(), statusCommand(), decodeCommand(), bufferCommand(), planCommand(), versionCommand())
+	root.AddCommand(runCommand(), checkCommand(), scanCommand(), statusCommand(), decodeCommand(), bufferCommand(), planCommand(), updateCommand(), selfCheckCommand(), versionCommand())
 	return root
 }
 

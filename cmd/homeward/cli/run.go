@@ -23,6 +23,7 @@ import (
 	"homeward/cmd/cmdline"
 	"homeward/drivers/hostbus"
 	"homeward/drivers/sim"
+	"homeward/ota"
 )
 
 // stopBound is the longest a stop may take.
@@ -50,12 +51,12 @@ configuration again; a file with mistakes changes nothing and shows in homeward 
 		if err != nil {
 			return err
 		}
-		return run(cmd.Context(), cfg, func() (*config.Config, error) { return load(*path) }, log)
+		return run(cmd.Context(), cfg, *path, log)
 	}
 	return cmd
 }
 
-func run(ctx context.Context, cfg *config.Config, reload func() (*config.Config, error), log *slog.Logger) error {
+func run(ctx context.Context, cfg *config.Config, path string, log *slog.Logger) error {
 	// A gateway shares a small box: give memory back soon rather than late.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(40)
@@ -64,7 +65,8 @@ func run(ctx context.Context, cfg *config.Config, reload func() (*config.Config,
 	if err != nil {
 		return err
 	}
-	o.Reload = reload
+	o.Reload = func() (*config.Config, error) { return load(path) }
+	o.Updates = updates(path)
 	o.Notify = func(state string) {
 		if _, err := daemon.SdNotify(false, state); err != nil {
 			log.Warn("service manager not told", "error", err)
@@ -89,7 +91,11 @@ func run(ctx context.Context, cfg *config.Config, reload func() (*config.Config,
 	debug.FreeOSMemory() // what reading the configuration left behind: 3 MB that an idle gateway would keep for minutes
 	lean := keepLean(log)
 	defer lean()
-	return a.Run(ctx, hup)
+	err = a.Run(ctx, hup)
+	if errors.Is(err, agent.ErrRestart) {
+		return cmdline.Exit(ota.ExitRestart)
+	}
+	return err
 }
 
 // startError says what to do where a gateway cannot start on its state folder.

@@ -142,7 +142,18 @@ func printStatus(out io.Writer, s status.Status) error {
 	if !s.Clock.Trusted {
 		trusted = "not trusted"
 	}
-	fmt.Fprintf(w, "clock\t%s (%s)\n\n", trusted, s.Clock.Source)
+	fmt.Fprintf(w, "clock\t%s (%s)\n", trusted, s.Clock.Source)
+	if u := s.Update; u.State != "none" {
+		next := ""
+		if u.Candidate != "" {
+			next = fmt.Sprintf(", next %s (release %d)", u.Candidate, u.Target)
+		}
+		if u.Code != "" {
+			next += ", " + u.Code
+		}
+		fmt.Fprintf(w, "update\t%s%s; asked %s; %d bytes today, no data operations\n", u.State, next, ago(u.Checked), u.Bytes.Today)
+	}
+	fmt.Fprintln(w)
 	fmt.Fprintf(w, "SENSOR\tSTATE\tLAST GOOD\tREADINGS\tERRORS\tMISSED\tLAST ERROR\n")
 	for _, x := range s.Sensors {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", x.Name, x.State, ago(x.LastOK), x.Readings, x.Errors, x.Missed, x.LastError)
