@@ -322,7 +322,7 @@ func (a *Agent) startPublisher(cfg *config.Config) error {
 		settings: func() *config.Publish { return &a.cfg.Load().Publish },
 		sets:     func() []packed.Set { return packed.Sets(a.cfg.Load()) },
 		flush:    func() time.Duration { return time.Duration(a.cfg.Load().Buffer.Flush) },
-		describe: a.describe, nudged: a.nudge, reported: a.reportOutcome, ledger: a.ledger,
+		describe: a.describe, nudged: a.nudge, reported: a.reportOutcome, owes: a.owesOutcome, ledger: a.ledger,
 		rule:  func() ledger.Rule { return ledger.Rule{PerBytes: int(a.cfg.Load().Operations.PerBytes)} },
 		clock: a.Clock, grid: &timeGrid{config: a.cfg.Load}, problems: a.problems, log: a.Log, beat: a.vital.add("publisher"),
 	})

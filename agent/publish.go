@@ -55,6 +55,7 @@ type publisher struct {
 	describe func(online bool) []byte // the retained status
 	nudged   func()                   // the fleet has something new; nil: nobody listens
 	reported func(status []byte)      // a retained status has arrived at a home that is proven; nil: nobody asks
+	owes     func() bool              // something in the status must be told until it has arrived; nil: never
 	ledger   *ledger.Ledger
 	rule     func() ledger.Rule
 	clock    Clock
@@ -498,7 +499,8 @@ func (s *session) run(ctx context.Context) (err error) {
 	tell := func() {
 		text := s.describe(true)
 		quiet := time.Since(toldAt)
-		if quiet < statusPause || bytes.Equal(text, told) || quiet < statusEvery && sameNews(text, told) {
+		owed := s.owes != nil && s.trusted() && s.owes() // the status of the connect proves nothing
+		if quiet < statusPause || !owed && (bytes.Equal(text, told) || quiet < statusEvery && sameNews(text, told)) {
 			return
 		}
 		told, toldAt = text, time.Now()

@@ -36,6 +36,8 @@ type fakeHome struct {
 	proofs   []int // sizes that were asked for
 	schema   error // what Schema says
 	schemas  []string
+	deaf     error    // what Status says
+	statuses []string // that it took
 	mute     bool // no acknowledgements
 	answer   func(payload []byte) error
 	sessions int
@@ -155,7 +157,14 @@ func (s *fakeSession) Schema(_ context.Context, id uint32, text []byte) error {
 	return s.h.schema
 }
 
-func (s *fakeSession) Status(context.Context, []byte) error { return nil }
+func (s *fakeSession) Status(_ context.Context, text []byte) error {
+	s.h.mu.Lock()
+	defer s.h.mu.Unlock()
+	if s.h.deaf == nil {
+		s.h.statuses = append(s.h.statuses, string(text))
+	}
+	return s.h.deaf
+}
 func (s *fakeSession) Hints() <-chan cloud.Hint             { return s.hints }
 func (s *fakeSession) Done() <-chan struct{}                { return s.done }
 func (s *fakeSession) Err() error                           { return errors.New("fake: lost") }

@@ -313,6 +313,15 @@ func (a *Agent) nudge() {
 	}
 }
 
+// owesOutcome says that the fleet does not know an outcome yet.
+func (a *Agent) owesOutcome() bool {
+	if a.updates == nil {
+		return false
+	}
+	_, ok := a.updates.Outcome()
+	return ok
+}
+
 // reportOutcome notes that a retained status, and the outcome in it, have arrived.
 func (a *Agent) reportOutcome(text []byte) {
 	var v struct {
@@ -325,9 +334,6 @@ func (a *Agent) reportOutcome(text []byte) {
 		a.Log.Warn("told outcome not recorded", "error", err)
 	}
 }
-
-// updateCodes are the problems of updates.
-var updateCodes = []Code{CodeUpdateSource, CodeUpdateTrial, CodeUpdateRefused, CodeUpdateFallback}
 
 // staleAfter is how long the fleet may be out of reach before that is a problem: the repository's timestamp expires after
 // seven days.
