@@ -352,3 +352,31 @@ func TestDebian(t *testing.T) {
 		})
 	}
 }
+
+// Repetitive contents have long matches everywhere. Looking at each to its end would take minutes for these.
+func TestRepetitive(t *testing.T) {
+	t.Parallel()
+	const size = 3_000_000
+	zeros, periodic := make([]byte, size), bytes.Repeat([]byte("abcdefghijklmnopqrstuvwxyz012345"), size/32)
+	marked := func(b []byte, each int) []byte {
+		b = bytes.Clone(b)
+		for i := 0; i < len(b); i += each {
+			b[i] = '!'
+		}
+		return b
+	}
+	for name, pair := range map[string][2][]byte{
+		"zeros":            {zeros, make([]byte, 2*size)},
+		"zeros with marks": {zeros, marked(zeros, 5003)},
+		"marks to zeros":   {marked(zeros, 5003), zeros},
+		"periods":          {periodic, marked(periodic, 100_003)},
+		"periods, back":    {marked(periodic, 100_003), periodic},
+	} {
+		patch, err := Diff(pair[0], pair[1])
+		require.NoError(t, err)
+		got, err := patched(pair[0], patch, len(pair[1]))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(pair[1], got), name)
+		require.Less(t, len(patch), 1000, name)
+	}
+}

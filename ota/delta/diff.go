@@ -15,6 +15,10 @@ const (
 	magic     = "BSDIFF40"
 	headerLen = 32
 	tripleLen = 24
+
+	// level is bzip2's: blocks of 300 kB, for which the three decoders take 1.2 MB each; 900 kB would take 3.6 MB each and, of the
+	// agent's own releases, pack no better (docs/benchmarks.md).
+	level = 3
 )
 
 // putNumber writes the format's integers: the absolute value in 63 bits, little endian, and the sign in the highest.
@@ -42,10 +46,15 @@ func Diff(old, new []byte) ([]byte, error) {
 	}
 	d := differ{old: old, new: new, sorted: suffixes(old, 256)}
 	d.run()
+	return d.patch(level)
+}
+
+// patch packs what was found.
+func (d *differ) patch(level int) ([]byte, error) {
 	blocks := make([][]byte, 3)
 	for i, block := range [][]byte{d.control, d.difference, d.extra} {
 		var b bytes.Buffer
-		z, err := bzip2.NewWriter(&b, &bzip2.WriterConfig{Level: bzip2.BestCompression})
+		z, err := bzip2.NewWriter(&b, &bzip2.WriterConfig{Level: level})
 		if err != nil {
 			return nil, fmt.Errorf("delta: bzip2: %w", err)
 		}
@@ -61,7 +70,7 @@ func Diff(old, new []byte) ([]byte, error) {
 	copy(patch, magic)
 	putNumber(patch[8:], int64(len(blocks[0])))
 	putNumber(patch[16:], int64(len(blocks[1])))
-	putNumber(patch[24:], int64(len(new)))
+	putNumber(patch[24:], int64(len(d.new)))
 	for _, b := range blocks {
 		patch = append(patch, b...)
 	}
@@ -115,6 +124,9 @@ func common(a, b []byte) int {
 // better is how many bytes a match at another place must be longer than going on as before, to be worth a triple.
 const better = 8
 
+// long is a match of which not many are looked at for nothing, in bytes.
+const long = 1024
+
 // run walks through new. As long as old at the present distance does about as well as the best match anywhere, it stays; when
 // a match elsewhere is clearly longer, the stretch between the two is given to one, the other, or extra.
 func (d *differ) run() {
@@ -130,6 +142,7 @@ func (d *differ) run() {
 	for at < len(d.new) {
 		score := 0 // bytes of [at, counted) that the present distance gets right
 		at += length
+		slow := 0
 		for counted := at; at < len(d.new); at++ {
 			pos, length = d.longest(at)
 			for ; counted < at+length; counted++ {
@@ -139,6 +152,13 @@ func (d *differ) run() {
 			}
 			if length == score && length != 0 || length > score+better {
 				break
+			}
+			// A long match hardly better than the present distance, at one place after the other (repetitive contents): looking at each to
+			// its end would take quadratic time.
+			if length >= long {
+				if slow++; slow > 64 {
+					break
+				}
 			}
 			if alike(at) {
 				score--
