@@ -34,6 +34,7 @@ func TestImports(t *testing.T) {
 		{"homeward/ota/release", nil},
 		{"homeward/ota/delta", []string{"homeward/buffer/durable"}},
 		{"homeward/ota/rollout", []string{"homeward/ota/release"}},
+		{"homeward/ota/trust/writer", []string{"homeward/ota/release", "homeward/ota/delta", "homeward/buffer/durable"}},
 		{"homeward/ota/trust", []string{"homeward/ota/boot", "homeward/buffer/durable"}},
 		{"homeward/ota/boot", []string{"homeward/buffer/durable"}},
 		{"homeward/ota", []string{"homeward/ota/boot", "homeward/ota/release", "homeward/ota/delta", "homeward/ota/trust", "homeward/buffer/durable"}},

@@ -532,7 +532,9 @@ func describe(d, old *document) ([]string, error) {
 		if sameKeys(a, b) {
 			return
 		}
-		has := func(x Authority, id string) bool { return slices.ContainsFunc(x.Keys, func(k Public) bool { return k.ID == id }) }
+		has := func(x Authority, id string) bool {
+			return slices.ContainsFunc(x.Keys, func(k Public) bool { return k.ID == id })
+		}
 		for _, k := range b.Keys {
 			if !has(a, k.ID) {
 				add("%s gets key %s", name, Short(k.ID))

@@ -45,16 +45,16 @@ type KeyFile struct {
 const maxWorkFactor = 20
 
 // NewKey makes a key. An empty passphrase leaves it in the clear; workFactor is scrypt's logarithm, 0 for age's default (18).
-func NewKey(role, passphrase string, workFactor int) (*KeyFile, error) {
+func NewKey(role, passphrase string, workFactor int) (*KeyFile, ed25519.PrivateKey, error) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("writer: %w", err)
+		return nil, nil, fmt.Errorf("writer: %w", err)
 	}
 	k := &KeyFile{Role: role}
 	if k.Public, err = NewPublic(public); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return k, k.seal(private.Seed(), passphrase, workFactor)
+	return k, private, k.seal(private.Seed(), passphrase, workFactor)
 }
 
 func (k *KeyFile) seal(seed []byte, passphrase string, workFactor int) error {
@@ -242,6 +242,19 @@ func (r *Ring) find(files durable.FS, dir string, depth int) error {
 	return nil
 }
 
+// Add puts a key into the ring that is open already.
+func (r *Ring) Add(k *KeyFile, private ed25519.PrivateKey) {
+	r.Keys = append(r.Keys, k)
+	r.keep(k.Public.ID, private)
+}
+
+func (r *Ring) keep(id string, private ed25519.PrivateKey) {
+	if r.open == nil {
+		r.open = map[string]ed25519.PrivateKey{}
+	}
+	r.open[id] = private
+}
+
 // Has says whether the key's file is there.
 func (r *Ring) Has(id string) bool {
 	return slices.ContainsFunc(r.Keys, func(k *KeyFile) bool { return k.Public.ID == id })
@@ -284,10 +297,7 @@ func (r *Ring) Private(id string) (ed25519.PrivateKey, error) {
 		if err != nil {
 			return nil, err
 		}
-		if r.open == nil {
-			r.open = map[string]ed25519.PrivateKey{}
-		}
-		r.open[id] = private
+		r.keep(id, private)
 		return private, nil
 	}
 }

@@ -22,7 +22,7 @@ type fleet struct {
 func newAuthority(t testing.TB, ring *Ring, role string, n, threshold int) Authority {
 	a := Authority{Threshold: threshold}
 	for range n {
-		k, err := NewKey(role, "", 0)
+		k, _, err := NewKey(role, "", 0)
 		require.NoError(t, err)
 		ring.Keys = append(ring.Keys, k)
 		a.Keys = append(a.Keys, k.Public)

@@ -1,0 +1,280 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"homeward/cmd/cmdline"
+	"homeward/cmd/homeward-fleet/fleet"
+	"homeward/ota/trust/writer"
+)
+
+func (a *app) publishCommand() *cobra.Command {
+	var offline bool
+	cmd := &cobra.Command{
+		Use:   "publish",
+		Short: "Sign what is to be said, check it as a gateway would, and write it",
+		Long: `Sign what differs from the repository, or ends soon, with the keys at hand. What has all its signatures is checked by a client and
+written, the timestamp last. What lacks some waits in staged/ for whoever has the keys and runs publish as well; what is published
+until then stays in force.
+
+Run it at least once a week with automation's keys (cron, CI): the timestamp ends after 7 days, and gateways then trust nothing new.
+Exit 0: published, or nothing to do; 1: nothing could be published, and why.`,
+		Example: `  homeward-fleet publish --dry-run
+  homeward-fleet publish --keys /media/owner-1`,
+		Args: cmdline.NoArgs,
+	}
+	cmd.Flags().BoolVar(&offline, "offline", false, "do not ask the address of fleet.yaml whether something newer is served there")
+	a.facts(a.changes(cmd))
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.with(func(f *fleet.Folder) error {
+			ring, err := a.ring(cmd, f)
+			if err != nil {
+				return err
+			}
+			if !offline {
+				if err := served(cmd, f); err != nil {
+					return err
+				}
+			}
+			return a.publish(cmd, f, ring)
+		})
+	}
+	return cmd
+}
+
+// result is what publish prints as JSON.
+type result struct {
+	Published bool          `json:"published"`
+	Nothing   bool          `json:"nothing"`
+	DryRun    bool          `json:"dry_run"`
+	Timestamp int64         `json:"timestamp"`
+	Roles     []roleResult  `json:"roles"`
+	Waits     []string      `json:"waits"`
+	Ends      []expiry      `json:"ends"`
+	missing   []writer.Step // those that lack signatures
+}
+
+type roleResult struct {
+	Role     string   `json:"role"`
+	Version  int64    `json:"version"`
+	Reason   string   `json:"reason"`
+	What     []string `json:"what,omitempty"`
+	Signed   int      `json:"signed"`
+	Needed   int      `json:"needed"`
+	Missing  []string `json:"missing,omitempty"`
+	Complete bool     `json:"complete"`
+}
+
+type expiry struct {
+	Role string    `json:"role"`
+	Ends time.Time `json:"ends"`
+}
+
+func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) error {
+	published, err := f.Repo.Load()
+	if err != nil {
+		return err
+	}
+	if err := f.Forward(published); err != nil {
+		return err
+	}
+	plan, err := f.Plan()
+	if err != nil {
+		return err
+	}
+	change, err := f.Repo.Prepare(plan, ring)
+	if err != nil {
+		return err
+	}
+	if !a.dry {
+		if err := change.Commit(); err != nil {
+			return err
+		}
+		if published, err = f.Repo.Load(); err != nil {
+			return err
+		}
+	}
+	r := result{Nothing: change.Nothing, DryRun: a.dry, Roles: []roleResult{}, Waits: append([]string{}, change.Waits...), Ends: ends(f, published)}
+	r.Published = change.Ready && !change.Nothing && !a.dry
+	for _, s := range change.Steps {
+		r.Roles = append(r.Roles, roleResult{s.Role, s.Version, s.Reason, s.What, s.Signed, s.Needed, s.Missing, s.Complete})
+		if !s.Complete {
+			r.missing = append(r.missing, s)
+		}
+	}
+	for _, s := range published.Roles() {
+		if s.Role == writer.Timestamp {
+			r.Timestamp = s.Version
+		}
+	}
+	if a.json {
+		err = printJSON(cmd.OutOrStdout(), r)
+	} else {
+		a.printResult(cmd.OutOrStdout(), f, ring, change, r)
+	}
+	if err == nil && !change.Ready {
+		return a.refusal(f, r)
+	}
+	return err
+}
+
+// refusal names what was missing for publishing anything.
+func (a *app) refusal(f *fleet.Folder, r result) error {
+	var why []string
+	for _, s := range r.missing {
+		why = append(why, fmt.Sprintf("%s has %d of %d signatures and lacks %s", s.Role, s.Signed, s.Needed, holders(f, s)))
+	}
+	if len(why) == 0 {
+		why = r.Waits
+	}
+	return fmt.Errorf("nothing is published: %s", strings.Join(why, "; "))
+}
+
+func holders(f *fleet.Folder, s writer.Step) string {
+	var names []string
+	for _, id := range s.Missing {
+		names = append(names, f.Holder(id))
+	}
+	list := strings.Join(names, ", ")
+	switch n := s.Needed - s.Signed; {
+	case len(names) == 0:
+		return "keys"
+	case n >= len(names):
+		return "key " + strings.Join(names, " and ")
+	case n == 1:
+		return "one of the keys " + list
+	default:
+		return fmt.Sprintf("%d of the keys %s", n, list)
+	}
+}
+
+func (a *app) printResult(out io.Writer, f *fleet.Folder, ring *writer.Ring, change *writer.Change, r result) {
+	bins, what := 0, 0
+	for _, s := range change.Steps {
+		if strings.HasPrefix(s.Role, writer.Orders+"-") { // many, and all the same: told in one line
+			bins++
+			what += len(s.What)
+			if s.Complete {
+				for _, w := range s.What {
+					fmt.Fprintf(out, "%s %d: %s\n", writer.Orders, s.Version, w)
+				}
+				continue
+			}
+		}
+		state := "signed"
+		if !s.Complete {
+			state = fmt.Sprintf("%d of %d signatures", s.Signed, s.Needed)
+		}
+		fmt.Fprintf(out, "%s %d (%s): %s\n", s.Role, s.Version, s.Reason, state)
+		for _, w := range s.What {
+			fmt.Fprintf(out, "    %s\n", w)
+		}
+		if s.Complete {
+			continue
+		}
+		fmt.Fprintf(out, "    it lacks %s\n", holders(f, s))
+		for _, id := range s.Missing {
+			if ring.Has(id) {
+				fmt.Fprintf(out, "    the file of key %s is here, but was not opened\n", f.Holder(id))
+			}
+		}
+		if !a.dry {
+			fmt.Fprintf(out, "    it waits in staged/%s.json: whoever has such a key runs homeward-fleet publish --keys DIR\n", s.Role)
+		}
+	}
+	if bins > 0 && what == 0 {
+		fmt.Fprintf(out, "%s: %d of its files are signed anew\n", writer.Orders, bins)
+	}
+	for _, w := range r.Waits {
+		fmt.Fprintf(out, "waiting: %s\n", w)
+	}
+	for _, e := range r.Ends {
+		fmt.Fprintf(out, "%s ends on %s: publish with its keys before\n", e.Role, date(e.Ends))
+	}
+	switch {
+	case change.Nothing:
+		fmt.Fprintf(out, "nothing to do: what is published is what is to be said, timestamp %d\n", r.Timestamp)
+	case a.dry && change.Ready:
+		fmt.Fprintf(out, "would publish this; nothing is written\n")
+	case change.Ready:
+		fmt.Fprintf(out, "published: timestamp %d\n", r.Timestamp)
+	}
+}
+
+// ends are the roles whose time is nearly over: those that publish would have renewed, had their keys been there.
+func ends(f *fleet.Folder, p *writer.Published) []expiry {
+	all := []expiry{}
+	bins := false
+	for _, s := range p.Roles() {
+		if s.Role == writer.Timestamp && f.Now().Add(2*24*time.Hour).Before(s.Expires) {
+			continue // it is renewed daily: only worth a word when that stopped
+		}
+		if f.Now().Add(writer.TermOf(s.Role).Renew).After(s.Expires) {
+			if strings.HasPrefix(s.Role, writer.Orders+"-") {
+				if bins {
+					continue
+				}
+				bins = true
+			}
+			all = append(all, expiry{s.Role, s.Expires})
+		}
+	}
+	return all
+}
+
+// served refuses to publish what is older than what gateways see already: another manager has published from another copy.
+func served(cmd *cobra.Command, f *fleet.Folder) error {
+	if f.Settings.Address == "" {
+		return nil
+	}
+	p, err := f.Repo.Load()
+	if err != nil || p == nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
+	defer cancel()
+	version, err := servedTimestamp(ctx, f.Settings.Address)
+	if err != nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s was not asked for what it serves: %v\n", f.Settings.Address, err)
+		return nil
+	}
+	for _, s := range p.Roles() {
+		if s.Role == writer.Timestamp && version > s.Version {
+			return fmt.Errorf("%s serves timestamp %d, and this folder's is %d: another manager has published; take over that folder first", f.Settings.Address, version, s.Version)
+		}
+	}
+	return nil
+}
+
+func servedTimestamp(ctx context.Context, address string) (int64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(address, "/")+"/timestamp.json", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, errors.New(resp.Status)
+	}
+	var t struct {
+		Signed struct {
+			Version int64 `json:"version"`
+		} `json:"signed"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&t); err != nil {
+		return 0, err
+	}
+	return t.Signed.Version, nil
+}

@@ -1,0 +1,613 @@
+// Package fleet is the fleet manager's folder: what the fleet is to be told, before it is signed.
+//
+//	fleet.yaml         settings, written by hand
+//	roles.json         which keys each role is to have
+//	source/            the target files as they are to be, under their paths in the repository
+//	enrolled/          what gateways handed in
+//	staged/            roles that wait for signatures
+//	repository/        what has been signed: this alone is served
+//	keys/              key files, until they are where they belong
+//
+// Every change is a change of source/ or roles.json; ota/trust/writer compares them with the repository, signs and publishes.
+// What source/ says is nothing before it is signed: it may lie in a version control system and be looked at by others.
+// One manager at a time: [Open] holds a lock on the folder until [Folder.Close].
+package fleet
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"homeward/buffer/durable"
+	"homeward/ota/release"
+	"homeward/ota/trust/writer"
+)
+
+// Names in the folder.
+const (
+	settingsName = "fleet.yaml"
+	rolesName    = "roles.json"
+	sourceName   = "source"
+	enrolledName = "enrolled"
+	stagedName   = "staged"
+	repoName     = "repository"
+	keysName     = "keys"
+	lockName     = ".lock"
+)
+
+const (
+	maxRoles    = 1 << 20
+	maxProducts = 256
+	maxBits     = 12
+)
+
+// Key is the public half of a key, and who holds it.
+type Key struct {
+	ID     string `json:"id"`
+	Public string `json:"public"` // 64 hex digits
+	Holder string `json:"holder,omitempty"`
+}
+
+// RoleKeys are whose signatures a role is to want.
+type RoleKeys struct {
+	Threshold int   `json:"threshold"`
+	Keys      []Key `json:"keys"`
+}
+
+// Roles is roles.json.
+type Roles struct {
+	Schema int                  `json:"schema"`
+	Bits   int                  `json:"order_bits"` // orders lie in 2^bits files
+	Roles  map[string]*RoleKeys `json:"roles"`
+}
+
+// Folder is an open fleet folder.
+type Folder struct {
+	Dir      string
+	FS       durable.FS
+	Settings Settings
+	Roles    Roles
+	Repo     *writer.Repository
+	Now      func() time.Time
+
+	lock *os.File
+}
+
+// Paths of the folder.
+func (f *Folder) path(parts ...string) string {
+	return filepath.Join(append([]string{f.Dir}, parts...)...)
+}
+
+// RepositoryDir is what a web server serves.
+func (f *Folder) RepositoryDir() string { return f.path(repoName) }
+
+// KeysDir is where key files are written first.
+func (f *Folder) KeysDir() string { return f.path(keysName) }
+
+// ErrLocked is a folder that somebody else works on.
+var ErrLocked = errors.New("another homeward-fleet works on this folder: wait until it is done")
+
+func newFolder(dir string, now func() time.Time) *Folder {
+	if now == nil {
+		now = time.Now
+	}
+	f := &Folder{Dir: dir, FS: durable.OS{}, Now: now}
+	f.Repo = &writer.Repository{FS: f.FS, Dir: f.path(repoName), Staged: f.path(stagedName), Now: now}
+	return f
+}
+
+// hold takes the folder's lock.
+func (f *Folder) hold() error {
+	l, err := os.OpenFile(f.path(lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(l.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = l.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return fmt.Errorf("%s: %w", f.Dir, ErrLocked)
+		}
+		return fmt.Errorf("%s: lock: %w", f.Dir, err)
+	}
+	f.lock = l
+	return nil
+}
+
+// Close gives the lock back.
+func (f *Folder) Close() error {
+	if f.lock == nil {
+		return nil
+	}
+	return f.lock.Close()
+}
+
+// Init makes a folder. It refuses one that is there.
+func Init(dir string, s Settings, r Roles, now func() time.Time) (*Folder, error) {
+	if _, err := os.Stat(filepath.Join(dir, rolesName)); err == nil {
+		return nil, fmt.Errorf("%s: a fleet's folder is here already: choose another with --fleet", dir)
+	}
+	for _, name := range []string{repoName, keysName} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return nil, fmt.Errorf("%s: %s/ is here, but no %s: what an init that was cut short has left; remove it first", dir, name, rolesName)
+		}
+	}
+	f := newFolder(dir, now)
+	f.Settings, f.Roles = s, r
+	if err := writer.MakeFolder(f.FS, dir); err != nil {
+		return nil, err
+	}
+	return f, f.hold()
+}
+
+// Write writes what Init has been given; the roles last, which make it a fleet's folder.
+func (f *Folder) Write() error {
+	if err := durable.Replace(f.FS, f.path(settingsName), f.Settings.text(), 0o644); err != nil {
+		return err
+	}
+	if err := durable.Replace(f.FS, f.path(".gitignore"), []byte("/keys/\n/.lock\n"), 0o644); err != nil {
+		return err
+	}
+	return f.SaveRoles()
+}
+
+// Open opens a folder and takes its lock, unless it is only looked at.
+func Open(dir string, look bool, now func() time.Time) (*Folder, error) {
+	f := newFolder(dir, now)
+	raw, err := durable.Read(f.FS, f.path(rolesName), maxRoles)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is no fleet's folder (it has no %s): name it with --fleet, or make one with homeward-fleet init", dir, rolesName)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(raw, &f.Roles); err != nil || f.Roles.Schema != 1 || f.Roles.Bits < 1 || f.Roles.Bits > maxBits {
+		return nil, fmt.Errorf("%s: not readable as schema 1 (%v): restore it from a copy", f.path(rolesName), err)
+	}
+	if f.Settings, err = readSettings(f.FS, f.path(settingsName)); err != nil {
+		return nil, err
+	}
+	if look {
+		return f, nil
+	}
+	return f, f.hold()
+}
+
+// SaveRoles writes roles.json.
+func (f *Folder) SaveRoles() error {
+	raw, err := json.MarshalIndent(f.Roles, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.Replace(f.FS, f.path(rolesName), append(raw, '\n'), 0o644)
+}
+
+// Products are the fleet's products.
+func (f *Folder) Products() []string {
+	var all []string
+	for name := range f.Roles.Roles {
+		if p, ok := strings.CutPrefix(name, "releases-"); ok {
+			all = append(all, p)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Product says whether it is one, or which there are.
+func (f *Folder) Product(name string) error {
+	all := f.Products()
+	if slices.Contains(all, name) {
+		return nil
+	}
+	if len(all) == 0 {
+		return fmt.Errorf("no product %q, nor any other: add it with homeward-fleet product add %s", name, name)
+	}
+	return fmt.Errorf("no product %q: there are %s; add it with homeward-fleet product add", name, strings.Join(all, ", "))
+}
+
+// Holder is who has a key, as far as roles.json knows: "3f2a81bc (owner-1)".
+func (f *Folder) Holder(id string) string {
+	for _, r := range f.Roles.Roles {
+		for _, k := range r.Keys {
+			if k.ID == id && k.Holder != "" {
+				return writer.Short(id) + " (" + k.Holder + ")"
+			}
+		}
+	}
+	return writer.Short(id)
+}
+
+func (r *RoleKeys) authority() (writer.Authority, error) {
+	a := writer.Authority{Threshold: r.Threshold}
+	for _, k := range r.Keys {
+		p, err := k.public()
+		if err != nil {
+			return a, err
+		}
+		a.Keys = append(a.Keys, p)
+	}
+	return a, nil
+}
+
+// Plan is what the repository is to say.
+func (f *Folder) Plan() (writer.Plan, error) {
+	var plan writer.Plan
+	var err error
+	authority := func(name string) writer.Authority {
+		r := f.Roles.Roles[name]
+		if r == nil {
+			err = errors.Join(err, fmt.Errorf("%s: no role %s: restore it from a copy", f.path(rolesName), name))
+			return writer.Authority{}
+		}
+		a, e := r.authority()
+		if e != nil {
+			err = errors.Join(err, fmt.Errorf("%s: role %s: %w", f.path(rolesName), name, e))
+		}
+		return a
+	}
+	plan.Root, plan.Targets, plan.Snapshot, plan.Timestamp = authority(writer.Root), authority(writer.Targets), authority(writer.Snapshot), authority(writer.Timestamp)
+	orders, err2 := f.files("orders")
+	dev, err3 := f.files("dev")
+	if err := errors.Join(err, err2, err3); err != nil {
+		return plan, err
+	}
+	plan.Delegated = []writer.Role{{Name: writer.Orders, Authority: authority(writer.Orders), Paths: []string{"orders/*"}, Bits: f.Roles.Bits, Files: orders}}
+	for _, p := range f.Products() {
+		files, err := f.files("releases/" + p)
+		if err != nil {
+			return plan, err
+		}
+		plan.Delegated = append(plan.Delegated, writer.Role{
+			Name: "releases-" + p, Authority: authority("releases-" + p), Files: files,
+			Paths: []string{"releases/" + p + "/*", "releases/" + p + "/*/*"},
+		})
+		pinned := writer.Role{Name: "dev-" + p, Authority: authority("dev-" + p), Files: map[string][]byte{}}
+		for _, path := range slices.Sorted(maps.Keys(dev)) {
+			m, err := release.ParseManifest(dev[path])
+			if err != nil {
+				return plan, fmt.Errorf("%s: %w", f.path(sourceName, path), err)
+			}
+			if m.Product != p {
+				continue
+			}
+			pinned.Files[path] = dev[path]
+			pattern := path[:strings.LastIndexByte(path, '/')+1] + "*"
+			if !slices.Contains(pinned.Paths, pattern) {
+				pinned.Paths = append(pinned.Paths, pattern)
+			}
+		}
+		plan.Delegated = append(plan.Delegated, pinned)
+	}
+	return plan, err
+}
+
+// files are the source files below a folder of the repository, by path.
+func (f *Folder) files(below string) (map[string][]byte, error) {
+	all := map[string][]byte{}
+	var walk func(dir string, depth int) error
+	walk = func(dir string, depth int) error {
+		entries, err := f.FS.ReadDir(f.path(sourceName, dir))
+		if errors.Is(err, fs.ErrNotExist) && depth == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			path := dir + "/" + e.Name()
+			if e.IsDir() && depth < 2 {
+				if err := walk(path, depth+1); err != nil {
+					return err
+				}
+			} else if strings.HasSuffix(e.Name(), ".json") {
+				if all[path], err = durable.Read(f.FS, f.path(sourceName, path), release.MaxFile); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	return all, walk(below, 0)
+}
+
+// save writes a source file.
+func (f *Folder) save(path string, content []byte) error {
+	name := f.path(sourceName, path)
+	if err := writer.MakeFolder(f.FS, filepath.Dir(name)); err != nil {
+		return err
+	}
+	return durable.Replace(f.FS, name, content, 0o644)
+}
+
+// drop removes a source file, and its folder if that is empty then.
+func (f *Folder) drop(path string) error {
+	name := f.path(sourceName, path)
+	if err := f.FS.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	_ = f.FS.Remove(filepath.Dir(name)) // if empty
+	return nil
+}
+
+// Rollouts is what the product's rollouts are to say; those of a new product are empty, with serial 0.
+func (f *Folder) Rollouts(product string) (*release.Rollouts, error) {
+	if err := f.Product(product); err != nil {
+		return nil, err
+	}
+	raw, err := durable.Read(f.FS, f.path(sourceName, release.RolloutsPath(product)), release.MaxFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &release.Rollouts{Schema: 1, Product: product}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := release.ParseRollouts(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.path(sourceName, release.RolloutsPath(product)), err)
+	}
+	return r, nil
+}
+
+// SaveRollouts gives the rollouts the next serial and writes them.
+func (f *Folder) SaveRollouts(r *release.Rollouts) error {
+	r.Serial++
+	raw, err := r.Encode()
+	if err != nil {
+		return err
+	}
+	return f.save(release.RolloutsPath(r.Product), raw)
+}
+
+// Manifest reads a product's release as it is to be, an error that is [fs.ErrNotExist] if there is none for the platform.
+func (f *Folder) Manifest(product, platform string, counter uint64) (*release.Manifest, error) {
+	return f.manifest(release.ManifestPath(product, platform, counter))
+}
+
+func (f *Folder) manifest(path string) (*release.Manifest, error) {
+	raw, err := durable.Read(f.FS, f.path(sourceName, path), release.MaxFile)
+	if err != nil {
+		return nil, err
+	}
+	m, err := release.ParseManifest(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return m, nil
+}
+
+// SaveManifest writes a manifest under its path.
+func (f *Folder) SaveManifest(m *release.Manifest) error {
+	raw, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	return f.save(release.ManifestPath(m.Product, m.Platform, m.Counter), raw)
+}
+
+// DropRelease takes a release's manifests away.
+func (f *Folder) DropRelease(product string, l release.Listed) error {
+	for _, p := range l.Platforms {
+		if err := f.drop(release.ManifestPath(product, p, l.Counter)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Order is what is to be ordered of a gateway; nil if nothing is.
+func (f *Folder) Order(gateway string) (*release.Order, error) {
+	raw, err := durable.Read(f.FS, f.path(sourceName, release.OrderPath(gateway)), release.MaxFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	o, err := release.ParseOrder(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", release.OrderPath(gateway), err)
+	}
+	return o, nil
+}
+
+// SaveOrder gives the order the next serial and writes it.
+func (f *Folder) SaveOrder(o *release.Order) error {
+	o.Serial++
+	raw, err := o.Encode()
+	if err != nil {
+		return err
+	}
+	return f.save(release.OrderPath(o.Gateway), raw)
+}
+
+// Gateway is one that was taken on.
+type Gateway struct {
+	release.Enrolment
+	Product string `json:"product"`
+	Since   int64  `json:"since"` // Unix seconds
+}
+
+// Enroll keeps what the gateway handed in. One that is enrolled already is only taken again with the same keys.
+func (f *Folder) Enroll(g Gateway) error {
+	old, err := f.Enrolled(g.Gateway)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil && (old.Ed25519 != g.Ed25519 || old.AgeRecipient != g.AgeRecipient) {
+		return fmt.Errorf("gateway %s is enrolled with other keys: if its card was replaced, remove %s first", g.Gateway, f.path(enrolledName, g.Gateway+".json"))
+	}
+	raw, err := json.MarshalIndent(g, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := writer.MakeFolder(f.FS, f.path(enrolledName)); err != nil {
+		return err
+	}
+	return durable.Replace(f.FS, f.path(enrolledName, g.Gateway+".json"), append(raw, '\n'), 0o644)
+}
+
+// Enrolled is a gateway that was taken on; an error that is [fs.ErrNotExist] if it was not.
+func (f *Folder) Enrolled(gateway string) (*Gateway, error) {
+	if !release.IsGateway(gateway) {
+		return nil, fmt.Errorf("gateway %q: want 1 to 64 of a-z 0-9 . _ -", gateway)
+	}
+	raw, err := durable.Read(f.FS, f.path(enrolledName, gateway+".json"), release.MaxFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("gateway %s is not enrolled: homeward-fleet enroll takes its enrolment file: %w", gateway, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, err
+	}
+	g := new(Gateway)
+	if err := json.Unmarshal(raw, g); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.path(enrolledName, gateway+".json"), err)
+	}
+	return g, nil
+}
+
+// Gateways are all that are enrolled; of a product, or "" for all.
+func (f *Folder) Gateways(product string) ([]string, error) {
+	entries, err := f.FS.ReadDir(f.path(enrolledName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		g, err := f.Enrolled(id)
+		if err != nil {
+			return nil, err
+		}
+		if product == "" || g.Product == product {
+			all = append(all, id)
+		}
+	}
+	return all, nil
+}
+
+// Pin gives a gateway the manifest of a release of its own; Unpin takes it away.
+func (f *Folder) Pin(gateway string, m *release.Manifest) error {
+	raw, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	return f.save(release.DevPath(gateway, m.Platform), raw)
+}
+
+// Unpin takes a pinned gateway's own manifests away.
+func (f *Folder) Unpin(gateway string) error {
+	files, err := f.files("dev/" + gateway)
+	for path := range files {
+		err = errors.Join(err, f.drop(path))
+	}
+	return err
+}
+
+// Pinned are a pinned gateway's own manifests.
+func (f *Folder) Pinned(gateway string) ([]*release.Manifest, error) {
+	files, err := f.files("dev/" + gateway)
+	if err != nil {
+		return nil, err
+	}
+	var all []*release.Manifest
+	for path := range files {
+		m, err := f.manifest(path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// Forward refuses a source that is older than what is published, as after restoring it from a copy: the same serial or counter
+// must never say two things.
+func (f *Folder) Forward(p *writer.Published) error {
+	if p == nil {
+		return nil
+	}
+	for _, path := range p.Files() {
+		old, err := f.Repo.File(p, path)
+		if err != nil {
+			return err
+		}
+		now, err := durable.Read(f.FS, f.path(sourceName, path), release.MaxFile)
+		gone := errors.Is(err, fs.ErrNotExist)
+		if err != nil && !gone {
+			return err
+		}
+		if err := f.forward(path, old, now, gone); err != nil {
+			return fmt.Errorf("%s is older than what is published: %w; take the source that was published last", f.path(sourceName), err)
+		}
+	}
+	return nil
+}
+
+func (f *Folder) forward(path string, old, now []byte, gone bool) error {
+	serial := func(raw []byte) (uint64, error) {
+		if strings.HasPrefix(path, "orders/") {
+			o, err := release.ParseOrder(raw)
+			if err != nil {
+				return 0, err
+			}
+			return o.Serial, nil
+		}
+		r, err := release.ParseRollouts(raw)
+		if err != nil {
+			return 0, err
+		}
+		return r.Serial, nil
+	}
+	switch {
+	case strings.HasPrefix(path, "dev/"):
+	case strings.HasPrefix(path, "orders/"), strings.HasSuffix(path, "/rollouts.json"):
+		if gone {
+			return fmt.Errorf("%s is missing", path)
+		}
+		was, err := serial(old)
+		if err != nil {
+			return err
+		}
+		is, err := serial(now)
+		if err != nil {
+			return err
+		}
+		if is < was || is == was && string(old) != string(now) {
+			return fmt.Errorf("%s has serial %d, the published one %d", path, is, was)
+		}
+	case strings.HasPrefix(path, "releases/"):
+		m, err := release.ParseManifest(old)
+		if err != nil {
+			return err
+		}
+		r, err := f.Rollouts(m.Product)
+		if err != nil {
+			return err
+		}
+		l := r.Listed(m.Counter)
+		if l == nil {
+			return fmt.Errorf("%s is published, and release %d is not listed", path, m.Counter)
+		}
+		if gone && l.State != release.Removed {
+			return fmt.Errorf("%s is missing", path)
+		}
+		if !gone && string(old) != string(now) {
+			return fmt.Errorf("%s says something else than what is published, and a counter is used once", path)
+		}
+	}
+	return nil
+}

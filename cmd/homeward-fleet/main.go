@@ -1,0 +1,10 @@
+// Command homeward-fleet is the fleet manager's program: it signs what the fleet is told, and shows what it does.
+package main
+
+import (
+	"os"
+
+	"homeward/cmd/homeward-fleet/cli"
+)
+
+func main() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
