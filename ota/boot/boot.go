@@ -37,14 +37,11 @@ type Decision struct {
 }
 
 // Start counts one start of the trial, if there is one, and says what to start. Tries are counted within one boot, boots apart from
-// them: a power cut is no crash. bootID is the kernel's; an unknown one ("") is a boot like any other.
+// them: a power cut is no crash.
 func Start(r *Record, bootID string) Decision {
 	t := r.Trial
 	if t == nil {
 		return Decision{Slot: r.Active}
-	}
-	if bootID == "" {
-		bootID = "unknown"
 	}
 	clean := t.Clean
 	t.Clean = false

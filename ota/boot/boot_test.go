@@ -1,0 +1,217 @@
+package boot
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+func hash(c byte) string { return strings.Repeat(string(c), 64) }
+
+func release(n uint64) Release {
+	return Release{Product: "gateway-v2", Version: fmt.Sprintf("1.0.%d", n), Counter: n, SHA256: fmt.Sprintf("%064x", n)}
+}
+
+// armed is a gateway on release 1 in slot a, with release 2 in slot b armed.
+func armed(t require.TestingT) Record {
+	r := Record{Gen: 7, Active: hash('a'), Release: release(1), Floors: map[string]uint64{"gateway-v2": 1}}
+	require.NoError(t, Arm(&r, Trial{Slot: hash('b'), Release: release(2), StableS: 600, DeadlineS: 1800, NeedServer: true, Serial: 5}))
+	return r
+}
+
+func TestCrashesEndTheTrial(t *testing.T) {
+	r := armed(t)
+	for i := range Tries {
+		require.Equal(t, Decision{Slot: hash('b'), Trial: true, Changed: true}, Start(&r, "boot1"))
+		require.Equal(t, Tries-1-i, r.Trial.TriesLeft)
+		Ended(&r, i == 1, "it exited with status 1")
+	}
+	require.Equal(t, Decision{Slot: hash('a'), Changed: true, RolledBack: true}, Start(&r, "boot1"))
+	require.Equal(t, &Result{Release: release(2), Code: CodeCrash, Text: "it was started 3 times and did not stay; at last: it exited with status 1", Gen: 8, Attempt: 1}, r.LastResult)
+	require.Equal(t, []Quarantined{{Manifest: release(2).SHA256, Slot: hash('b'), Release: release(2), Code: CodeCrash, Serial: 5}}, r.Quarantine)
+	require.Equal(t, Decision{Slot: hash('a')}, Start(&r, "boot1"), "and stays")
+	require.Equal(t, map[string]uint64{"gateway-v2": 1}, r.Floors, "no floor rises")
+	require.ErrorIs(t, Arm(&r, Trial{Slot: hash('b'), Release: release(2)}), ErrQuarantined)
+	Clear(&r, release(2).SHA256)
+	require.NoError(t, Arm(&r, Trial{Slot: hash('b'), Release: release(2)}))
+}
+
+func TestHangsEndTheTrial(t *testing.T) {
+	r := armed(t)
+	for range Tries {
+		require.True(t, Start(&r, "boot1").Trial)
+		Ended(&r, true, "it hung")
+	}
+	require.True(t, Start(&r, "boot1").RolledBack)
+	require.Equal(t, CodeHang, r.LastResult.Code)
+}
+
+func TestCleanStopsCostNothing(t *testing.T) {
+	r := armed(t)
+	for range 50 {
+		require.True(t, Start(&r, "boot1").Trial)
+		require.Equal(t, Tries-1, r.Trial.TriesLeft)
+		r.Trial.Clean = true
+	}
+	for i := range Tries { // then the crashes count as ever
+		require.True(t, Start(&r, "boot1").Trial, "crash %d", i)
+	}
+	require.True(t, Start(&r, "boot1").RolledBack)
+}
+
+func TestPowerCutsAreNoCrashes(t *testing.T) {
+	r := armed(t)
+	cuts := 0
+	cut := func() Decision { cuts++; return Start(&r, fmt.Sprint("boot", cuts)) }
+	for range Boots {
+		require.True(t, cut().Trial)
+		require.Equal(t, Tries-1, r.Trial.TriesLeft, "a boot has all its tries")
+	}
+	d := cut()
+	require.True(t, d.RolledBack)
+	require.Equal(t, hash('a'), d.Slot)
+	require.Equal(t, CodePower, r.LastResult.Code)
+	require.Empty(t, r.Quarantine)
+	for attempt := 2; attempt <= Attempts; attempt++ {
+		require.NoError(t, Arm(&r, Trial{Slot: hash('b'), Release: release(2)}))
+		require.Equal(t, attempt, r.Trial.Attempt)
+		for range Boots {
+			require.True(t, cut().Trial)
+		}
+		require.True(t, cut().RolledBack)
+	}
+	require.ErrorIs(t, Arm(&r, Trial{Slot: hash('b'), Release: release(2)}), ErrAttempts)
+	require.NoError(t, Arm(&r, Trial{Slot: hash('c'), Release: release(3)}), "another release is welcome")
+}
+
+// TestTwentyPowerCuts: 20 power cuts during the trials of a good release end in its commit, not in quarantine.
+func TestTwentyPowerCuts(t *testing.T) {
+	r := armed(t)
+	for n := range 20 {
+		if d := Start(&r, fmt.Sprint("boot", n)); d.RolledBack {
+			require.NoError(t, Arm(&r, Trial{Slot: hash('b'), Release: release(2)}))
+		}
+	}
+	require.True(t, Start(&r, "boot20").Trial)
+	Commit(&r, 2)
+	require.Equal(t, hash('b'), r.Active)
+	require.Equal(t, release(2), r.Release)
+	require.Equal(t, hash('a'), r.Prev)
+	require.Equal(t, release(1), r.PrevRelease)
+	require.Equal(t, map[string]uint64{"gateway-v2": 2}, r.Floors)
+	require.Equal(t, CodeOK, r.LastResult.Code)
+	require.Empty(t, r.Quarantine)
+}
+
+func TestArm(t *testing.T) {
+	r := armed(t)
+	before := *r.Trial
+	require.NoError(t, Arm(&r, Trial{Slot: hash('b'), Release: release(2)}))
+	require.Equal(t, before, *r.Trial, "again: nothing")
+	require.NoError(t, Arm(&r, Trial{Slot: hash('c'), Release: release(3)}), "never started: gives way")
+	Start(&r, "boot1")
+	require.ErrorIs(t, Arm(&r, Trial{Slot: hash('d'), Release: release(4)}), ErrOnTrial)
+	require.ErrorContains(t, Arm(&Record{}, Trial{Slot: "../../etc", Release: release(4)}), "want 64 hex digits")
+	require.ErrorContains(t, Arm(&Record{}, Trial{Slot: hash('d'), Release: Release{SHA256: "x"}}), "want 64 hex digits")
+
+	// A link that is down for both says nothing about the release.
+	RollBack(&r, CodeLink, "no server", true)
+	require.ErrorIs(t, Arm(&r, Trial{Slot: hash('c'), Release: release(3)}), ErrQuarantined)
+	Reconsider(&r, CodeInconclusive, "no link with the old release either")
+	require.NoError(t, Arm(&r, Trial{Slot: hash('c'), Release: release(3)}))
+	require.Equal(t, 2, r.Trial.Attempt)
+}
+
+func TestCommitAndRollBackWithoutTrial(t *testing.T) {
+	r := Record{Active: hash('a'), Floors: map[string]uint64{"p": 3}}
+	was := r.clone()
+	Commit(&r, 9)
+	RollBack(&r, CodeCrash, "x", true)
+	Ended(&r, true, "x")
+	require.Equal(t, was, r)
+}
+
+func TestQuarantineIsBounded(t *testing.T) {
+	r := Record{}
+	for n := range uint64(40) {
+		require.NoError(t, Arm(&r, Trial{Slot: hash('b'), Release: release(n + 1)}))
+		RollBack(&r, CodeCrash, strings.Repeat("ü", 500), true)
+		data, err := r.encode()
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(data), MaxRecord)
+	}
+	require.LessOrEqual(t, len(r.Quarantine), MaxQuarantined)
+	require.GreaterOrEqual(t, len(r.Quarantine), 6, "so many fit, at least")
+	_, is := r.Quarantined(release(40).SHA256)
+	require.True(t, is, "the newest stays")
+}
+
+// TestStartAgainstModel: whatever happens, in whatever order, the rules hold; the model counts what really happened.
+func TestStartAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := armed(t)
+		boot, boots, tries := 0, 0, 0 // boots that ended without a verdict; ends in this boot that nobody asked for
+		running, started, clean := false, -1, false
+		for range rapid.IntRange(1, 80).Draw(t, "steps") {
+			switch rapid.SampledFrom([]string{"start", "start", "start", "stop", "cut", "cut", "commit", "bad"}).Draw(t, "event") {
+			case "start": // after whatever end
+				if running && !clean {
+					tries++
+				}
+				had := r.Trial != nil
+				d := Start(&r, fmt.Sprint(boot))
+				if !had {
+					require.Equal(t, Decision{Slot: r.Active}, d)
+					continue
+				}
+				switch {
+				case boots >= Boots:
+					require.True(t, d.RolledBack)
+					require.Equal(t, CodePower, r.LastResult.Code)
+					require.Empty(t, r.Quarantine)
+				case tries >= Tries:
+					require.True(t, d.RolledBack)
+					require.Equal(t, CodeCrash, r.LastResult.Code)
+					require.Len(t, r.Quarantine, 1)
+				default:
+					require.True(t, d.Trial, "tries %d boots %d", tries, boots)
+					require.Equal(t, hash('b'), d.Slot)
+					running, started, clean = true, boot, false
+				}
+				require.NoError(t, r.check())
+			case "stop":
+				if r.Trial != nil && running && started == boot {
+					r.Trial.Clean, clean = true, true
+				}
+			case "cut":
+				if started == boot {
+					boots++
+				}
+				boot++
+				tries, running, clean = 0, false, false
+			case "commit":
+				if r.Trial != nil && running {
+					Commit(&r, 2)
+					require.Equal(t, hash('b'), r.Active)
+					require.Equal(t, uint64(2), r.Floors["gateway-v2"])
+				}
+			case "bad":
+				if r.Trial != nil && running {
+					RollBack(&r, CodeHealth+"store", "x", true)
+					require.Equal(t, hash('a'), r.Active)
+				}
+			}
+			if r.Trial == nil {
+				if r.LastResult.Code == CodeOK {
+					require.Equal(t, hash('b'), r.Active)
+				} else {
+					require.Equal(t, hash('a'), r.Active)
+					require.Equal(t, uint64(1), r.Floors["gateway-v2"], "a floor rises at a commit only")
+				}
+			}
+		}
+	})
+}
