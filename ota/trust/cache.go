@@ -209,7 +209,13 @@ func (c cache) keep(path string, data []byte, used map[string]bool) error {
 	if err := makeDir(c.fs, dir); err != nil {
 		return err
 	}
-	if err := durable.Replace(c.fs, c.file(path), data, 0o600); err != nil {
+	name := c.file(path)
+	err := durable.Replace(c.fs, name, data, 0o600)
+	if err != nil { // something else may be in its place
+		_ = c.fs.RemoveAll(name) // the next error is the one to tell
+		err = durable.Replace(c.fs, name, data, 0o600)
+	}
+	if err != nil {
 		return err
 	}
 	entries, err := c.fs.ReadDir(dir)

@@ -123,7 +123,7 @@ func TestFetchResumes(t *testing.T) {
 		for _, change := range []string{"", "etag", "whole"} {
 			m := newMem(data, sum)
 			m.cutAt = max(cut, 50_000)
-			d := &Downloader{Source: m, Dir: t.TempDir()}
+			d := &Downloader{FS: crashfs.New(1), Source: m, Dir: "/stage"}
 			for i := 0; ; i++ {
 				if i == 3 && change != "" {
 					m.etag, m.whole, m.cutAt = `"2"`, change == "whole", 0 // starts anew once

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"homeward/buffer/durable/crashfs"
 	"homeward/ota/boot"
 )
 
@@ -344,11 +345,13 @@ type gateway struct {
 	now     time.Time
 	synced  bool
 	factory []byte
+	fs      *crashfs.FS // the disk, unless o.FS is another
 }
 
 func (f *fleet) gateway(src Source) *gateway {
 	g := &gateway{t: f.t, now: t0, synced: true, factory: f.get("1.root.json")}
-	g.o = Options{Dir: filepath.Join(f.t.TempDir(), "trust"), Root: g.factory, Source: src, Floors: &floors{},
+	g.fs = crashfs.New(1)
+	g.o = Options{FS: g.fs, Dir: "/state/ota/trust", Root: g.factory, Source: src, Floors: &floors{},
 		Now: func() time.Time { return g.now }, Synced: func() bool { return g.synced }}
 	return g
 }
@@ -384,3 +387,5 @@ const noSpace = syscall.ENOSPC
 type errno string
 
 func (e errno) Error() string { return string(e) }
+
+func withVersion(f boot.RoleFloor, v int64) boot.RoleFloor { f.Version = v; return f }

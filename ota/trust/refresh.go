@@ -91,6 +91,9 @@ func Open(o Options) (*Repository, error) {
 	if o.Floors == nil {
 		o.Floors = noFloors{}
 	}
+	if o.Targets == nil {
+		o.Targets = o.Source
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -117,11 +120,7 @@ func Open(o Options) (*Repository, error) {
 		o.Log.Warn("the trust cache cannot be read; it is made anew", "dir", o.Dir, "error", err)
 	}
 	r.gen = r.choose(gens, factory)
-	if v, err := r.offline(); err != nil {
-		r.why = err
-	} else {
-		r.view = v
-	}
+	r.view, r.why = r.offline()
 	r.publish(time.Time{})
 	return r, nil
 }
@@ -227,7 +226,10 @@ func (r *Repository) offline() (*view, error) {
 	if err := r.addRole(v, targets, root, r.gen.files[targets]); err != nil {
 		return nil, err
 	}
-	return v, r.above(v)
+	if err := r.above(v); err != nil {
+		return nil, err
+	}
+	return v, nil
 }
 
 // Refresh brings the metadata up to date: two requests if nothing is new. What it verified is durable when it returns. After an
@@ -273,10 +275,8 @@ func (r *Repository) salvage(v *view) error {
 	if err := r.commit(files); err != nil {
 		return err
 	}
-	if v, err := r.offline(); err != nil { // the new root may have taken the old set's keys away
-		r.view, r.why, r.etag = nil, err, ""
-	} else {
-		r.view, r.why = v, nil
+	if r.view, r.why = r.offline(); r.why != nil { // the new root may have taken the old set's keys away
+		r.etag = ""
 	}
 	err := r.raise(map[string]boot.RoleFloor{root: {Version: v.Root.Signed.Version}})
 	r.publish(time.Time{})
@@ -318,7 +318,7 @@ func (r *Repository) commit(files map[string][]byte) error {
 func (r *Repository) stepRoot(ctx context.Context, v *view) error {
 	for range maxRotations {
 		next := v.Root.Signed.Version + 1
-		raw, _, err := r.get(ctx, Request{Name: strconv.FormatInt(next, 10) + ".root.json", Max: maxRoot})
+		raw, _, err := r.get(ctx, r.o.Source, Request{Name: strconv.FormatInt(next, 10) + ".root.json", Max: maxRoot})
 		if errors.Is(err, ErrNotFound) {
 			break // this is the newest
 		}
@@ -355,7 +355,7 @@ func (r *Repository) stepTimestamp(ctx context.Context, v *view) (etag string, e
 			q.IfNoneMatch = r.etag
 		}
 	}
-	raw, etag, err := r.get(ctx, q)
+	raw, etag, err := r.get(ctx, r.o.Source, q)
 	switch {
 	case errors.Is(err, ErrNotModified) && q.IfNoneMatch != "":
 		etag = r.etag
@@ -388,7 +388,6 @@ func (r *Repository) addTimestamp(v *view, raw []byte) error {
 		return err
 	})
 	if v.Timestamp != before {
-		v.files[timestamp] = raw
 		// Whoever has the timestamp's key may move the time forward, but neither past that signature's end nor the root's.
 		if t := issued(v.Timestamp); t.After(v.RefTime) && !t.After(v.Timestamp.Signed.Expires) && !t.After(v.Root.Signed.Expires) {
 			v.RefTime = t
@@ -397,6 +396,7 @@ func (r *Repository) addTimestamp(v *view, raw []byte) error {
 	if err != nil {
 		return r.refused(v, timestamp, err)
 	}
+	v.files[timestamp] = raw
 	return nil
 }
 
@@ -447,12 +447,10 @@ func (r *Repository) addSnapshot(v *view, raw []byte, cached bool) error {
 		}
 		return err
 	})
-	if v.Snapshot != before {
-		v.files[snapshot] = raw
-	}
 	if err != nil {
 		return r.refused(v, snapshot, err)
 	}
+	v.files[snapshot] = raw
 	return nil
 }
 
@@ -523,7 +521,7 @@ func (r *Repository) getSigned(ctx context.Context, v *view, role string, meta *
 	if meta.Length > 0 {
 		most = meta.Length
 	}
-	raw, _, err := r.get(ctx, Request{Name: name, Max: most})
+	raw, _, err := r.get(ctx, r.o.Source, Request{Name: name, Max: most})
 	return raw, missing(err, name)
 }
 
@@ -535,11 +533,11 @@ func missing(err error, name string) error {
 }
 
 // get reads a small file whole.
-func (r *Repository) get(ctx context.Context, q Request) (raw []byte, etag string, err error) {
-	if r.o.Source == nil {
+func (r *Repository) get(ctx context.Context, from Source, q Request) (raw []byte, etag string, err error) {
+	if from == nil {
 		return nil, "", fail(CodeUnreachable, nil, "%s is not cached, and there is no source", q.Name)
 	}
-	raw, etag, err = readAll(ctx, r.o.Source, q, r.o.MinRate)
+	raw, etag, err = readAll(ctx, from, q, r.o.MinRate)
 	var e *Error
 	switch {
 	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrNotModified), errors.As(err, &e):
@@ -602,6 +600,13 @@ func (r *Repository) State() State {
 	s := r.state
 	s.Roles = slices.Clone(s.Roles)
 	return s
+}
+
+// Files is the metadata in force, by role, as it was signed. It is not to be changed.
+func (r *Repository) Files() map[string][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.gen.files)
 }
 
 // publish makes the state of what is committed; the time is that of a refresh that came to its end.

@@ -38,7 +38,7 @@ func (r *Repository) Target(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, _, err := r.get(ctx, Request{Name: where, Max: t.Length})
+	data, _, err := r.get(ctx, r.o.Targets, Request{Name: where, Max: t.Length})
 	if err != nil {
 		return nil, missing(err, name)
 	}
@@ -87,8 +87,10 @@ type hop struct{ role, parent string }
 
 // find walks the delegations as TUF says: depth first, in the order in which they are listed, each role once.
 func (r *Repository) find(ctx context.Context, name string) (*metadata.TargetFiles, error) {
-	if r.view == nil {
-		return nil, r.why
+	if r.view == nil { // what had expired may not have, by a better clock
+		if r.view, r.why = r.offline(); r.why != nil {
+			return nil, r.why
+		}
 	}
 	v := r.view
 	if now := r.now(); now.After(v.RefTime) {
@@ -119,14 +121,14 @@ func (r *Repository) walk(ctx context.Context, v *view, name string) (*metadata.
 	for len(stack) > 0 {
 		h := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
+		if err := r.allowed(v, h, name); err != nil {
+			return nil, err
+		}
 		if visited[h.role] {
 			continue
 		}
 		if len(visited) > maxVisits {
 			return nil, fail(CodeDelegation, nil, "target %s: more than %d roles to ask", name, maxVisits)
-		}
-		if err := r.allowed(v, h, name); err != nil {
-			return nil, err
 		}
 		if err := r.load(ctx, v, h.role, h.parent); err != nil {
 			return nil, err

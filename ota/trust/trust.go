@@ -122,15 +122,16 @@ type Floors interface {
 
 // Options of a repository.
 type Options struct {
-	FS     durable.FS       // nil: the operating system's
-	Dir    string           // the cache, made if missing; one repository each
-	Root   []byte           // the factory's root.json, where trust begins
-	Source Source           // nil: only what is cached
-	Now    func() time.Time // the clock, never below the stored tick; nil: time.Now
-	Built  time.Time        // when this program was built: time never runs below; zero: unknown
-	Synced func() bool      // whether the clock is synchronized; nil: never
-	Floors Floors           // nil: none are kept (only what the cache remembers)
-	Log    *slog.Logger     // nil: silent
+	FS      durable.FS       // nil: the operating system's
+	Dir     string           // the cache, made if missing; one repository each
+	Root    []byte           // the factory's root.json, where trust begins
+	Source  Source           // nil: only what is cached
+	Targets Source           // where target files are, if not with the metadata; nil: there
+	Now     func() time.Time // the clock, never below the stored tick; nil: time.Now
+	Built   time.Time        // when this program was built: time never runs below; zero: unknown
+	Synced  func() bool      // whether the clock is synchronized; nil: never
+	Floors  Floors           // nil: none are kept (only what the cache remembers)
+	Log     *slog.Logger     // nil: silent
 
 	// PlainTUF leaves out what goes beyond TUF: thresholds, names of roles, who may sign what, one delegator per role. It is there
 	// for TUF's conformance suite and for nothing else.

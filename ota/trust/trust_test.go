@@ -3,6 +3,7 @@ package trust
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -28,6 +29,7 @@ func TestRefreshAndTarget(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx := context.Background()
 			g := f.gateway(src)
+			g.o.FS, g.o.Dir = nil, filepath.Join(t.TempDir(), "trust")
 			r := g.open()
 			_, err := r.Target(ctx, "releases/p1/rollouts.json")
 			require.Equal(t, CodeMissing, code(err), "nothing is known yet: %v", err)
