@@ -15,11 +15,11 @@
 // things up) which patches did not fit, and up to two of the three trials of a release that power cuts or the link undid.
 //
 // What it needs of the agent. Make one Updater when the state folder is locked and the clock is there; call [Updater.Run] in a
-// goroutine of the agent and end it with its context. Ending the context means that the stop was asked for, and a trial that it
-// cuts short costs no try; an agent that gives up because something is broken gives the context the cause [ErrBroken]. When
-// Restart is called, stop cleanly and exit with [ExitRestart]. Health says how the agent is doing. When Changed is called, or at
-// any time, [Updater.Status] and [Updater.Outcome] have what to show; publish the outcome, and when that was delivered call
-// [Updater.Acked]. A hint on B/orders is [Updater.Nudge]. During a trial the agent keeps its data readable for the previous release.
+// goroutine of the agent and end it with its context, before [boot.Store.Stopped] (with 0 seconds: Run has counted them), which is
+// the agent's last act when it was asked to stop: then a trial that is cut short costs no try. When Restart is called, stop
+// cleanly and exit with [ExitRestart]. Health says how the agent is doing. When Changed is called, or at any time,
+// [Updater.Status] and [Updater.Outcome] have what to show; publish the outcome, and when that was delivered call [Updater.Acked].
+// A hint on B/orders is [Updater.Nudge]. During a trial the agent keeps its data readable for the previous release.
 package ota
 
 import (
@@ -40,10 +40,7 @@ import (
 )
 
 // ExitRestart is the exit status with which the agent asks the launcher to start again: a trial is armed, or was decided.
-const ExitRestart = 42
-
-// ErrBroken is the cause to end Run's context with when the agent does not stop because it was asked to: a trial's try is spent.
-var ErrBroken = errors.New("ota: the agent has failed")
+const ExitRestart = boot.ExitAgain
 
 // Options of an updater. Fields without a word on their zero are needed.
 type Options struct {
@@ -218,7 +215,7 @@ type Updater struct {
 	selfOK    string    // manifest whose parts passed their self-check in this process
 }
 
-// New checks the options and reads what is on disk. It changes nothing there; a trial begins with Run.
+// New checks the options, makes the folders and reads what is there. It decides nothing; a trial begins with Run.
 func New(o Options) (*Updater, error) {
 	switch {
 	case o.Dir == "":
@@ -242,7 +239,7 @@ func New(o Options) (*Updater, error) {
 	}
 	u := &Updater{o: o, fs: o.FS, log: o.Log, nudged: make(chan struct{}, 1)}
 	for _, dir := range []string{o.Dir, u.path("slots"), u.path("stage"), u.path("outbox")} {
-		if err := u.fs.MkdirAll(dir, 0o700); err != nil {
+		if err := makeDir(u.fs, dir); err != nil {
 			return nil, fmt.Errorf("ota: %w", err)
 		}
 	}
@@ -280,6 +277,17 @@ func New(o Options) (*Updater, error) {
 	u.status.State = Idle
 	u.showLocked(rec)
 	return u, nil
+}
+
+// makeDir makes a folder, and its name durable.
+func makeDir(fs durable.FS, dir string) error {
+	if info, err := fs.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return fs.SyncDir(filepath.Dir(dir))
 }
 
 // Factory is the slot of the agent that the package or the card brought.

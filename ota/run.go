@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -92,7 +93,7 @@ func (u *Updater) Run(ctx context.Context) error {
 		switch u.Status().State {
 		case Failed:
 			failures++
-			wait = backoff(failures, u.every())
+			wait = max(backoff(failures, u.every()), min(trust.RetryAfter(c.err), maxFail))
 		default:
 			failures = 0
 			wait = jitter(u.every())
@@ -152,6 +153,10 @@ func (u *Updater) begin(ctx context.Context) bool {
 	if err == nil && from.Problem != nil {
 		u.log.Warn("boot record", "source", from.Source, "problem", from.Problem)
 	}
+	if err == nil && from.Source != boot.FromRecord {
+		// Before the first slot gets its name there must be a record: without one, the newest slot is what would be started.
+		err = u.update(func(*boot.Record) error { return nil })
+	}
 	if err == nil && rec.Trial != nil && u.o.Slot != "" {
 		if rec.Trial.Slot == u.slotName() {
 			return u.trial(ctx, rec)
@@ -207,10 +212,13 @@ func (u *Updater) stamp(r *boot.Record) {
 	}
 }
 
-// settle plans another trial for a release that got no verdict, or ends its trials.
+// settle plans another trial for a release that was undone without being quarantined, or ends its trials.
 func (u *Updater) settle(rec boot.Record) error {
 	r := rec.LastResult
-	if r == nil || r.Attempt == 0 || event(*r) != EventInconclusive || u.outcomeKnown(r.Gen) {
+	if r == nil || r.Attempt == 0 || r.Code == boot.CodeOK || u.outcomeKnown(r.Gen) {
+		return nil
+	}
+	if _, is := rec.Quarantined(r.Release.SHA256); is {
 		return nil
 	}
 	pause := trialPause
@@ -782,7 +790,7 @@ func (j *journal) forgetAssigned(manifest string) []assigned {
 // error that says why. The restart follows as usual.
 func (u *Updater) Apply(ctx context.Context, path string) (Status, error) {
 	dir := path
-	if info, err := u.fs.Stat(path); err != nil {
+	if info, err := os.Stat(path); err != nil {
 		return Status{}, fmt.Errorf("ota: apply: %w: want a fleet repository's folder", err)
 	} else if !info.IsDir() {
 		dir = filepath.Dir(path)

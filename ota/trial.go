@@ -57,7 +57,7 @@ func (u *Updater) trial(ctx context.Context, rec boot.Record) bool {
 			}
 		}
 		if ctx.Err() != nil {
-			return u.stopped(ctx, powered())
+			return u.stopped(t, powered())
 		}
 		link = link || u.o.Health.Link(ctx)
 		if !channel && !time.Now().Before(tryChannel) {
@@ -69,7 +69,7 @@ func (u *Updater) trial(ctx context.Context, rec boot.Record) bool {
 				tryChannel = time.Now().Add(min(backoff(tries, 5*time.Minute), 5*time.Minute))
 			}
 			if ctx.Err() != nil {
-				return u.stopped(ctx, powered())
+				return u.stopped(t, powered())
 			}
 		}
 		now := time.Now()
@@ -120,7 +120,7 @@ func (u *Updater) trial(ctx context.Context, rec boot.Record) bool {
 		}
 		select {
 		case <-ctx.Done():
-			return u.stopped(ctx, powered())
+			return u.stopped(t, powered())
 		case <-tick.C:
 		}
 	}
@@ -154,18 +154,9 @@ func (u *Updater) store(change func(*boot.Record), t boot.Trial) (gone bool, err
 	return errors.Is(err, errGone), err
 }
 
-// stopped ends a trial's process: asked for, it costs no try.
-func (u *Updater) stopped(ctx context.Context, powered int64) bool {
-	if errors.Is(context.Cause(ctx), ErrBroken) {
-		return true
-	}
-	err := u.update(func(r *boot.Record) error {
-		if r.Trial != nil && r.Trial.Slot == u.slotName() {
-			r.Trial.Clean, r.Trial.PoweredS = true, powered
-		}
-		return nil
-	})
-	if err != nil {
+// stopped ends a trial's process: its seconds count.
+func (u *Updater) stopped(t boot.Trial, powered int64) bool {
+	if _, err := u.store(func(r *boot.Record) { r.Trial.PoweredS = powered }, t); err != nil {
 		u.log.Warn("update: trial", "problem", err)
 	}
 	return true

@@ -32,6 +32,14 @@ type Step struct {
 	doc      *document
 }
 
+// Paths are the targets that the role lists.
+func (s Step) Paths() []string {
+	if s.doc == nil || s.doc.targets == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(s.doc.targets.Signed.Targets))
+}
+
 // Change is what a publication would do: signed in memory, nothing written yet.
 type Change struct {
 	Steps   []Step
@@ -60,7 +68,7 @@ func (r *Repository) Prepare(plan Plan, keys Signer) (*Change, error) {
 		return nil, err
 	}
 	c.Nothing = len(c.Steps) == 0
-	if c.Ready && !c.Nothing {
+	if c.Publishes() {
 		if err := c.check(p.now); err != nil {
 			return nil, fmt.Errorf("writer: a client would refuse the result, nothing is written: %w", err)
 		}
@@ -638,7 +646,7 @@ func (c *Change) Commit() error {
 			return err
 		}
 	}
-	if c.Ready && !c.Nothing {
+	if c.Publishes() {
 		if err := c.publish(); err != nil {
 			return err
 		}
@@ -658,6 +666,18 @@ func (c *Change) Commit() error {
 		}
 	}
 	return nil
+}
+
+// Publishes says whether anything is published, and not only staged.
+func (c *Change) Publishes() bool { return slices.ContainsFunc(c.Steps, c.goes) }
+
+// Get is a file of the repository as it would be, for whoever wants to check it with a client of theirs.
+func (c *Change) Get(name string) ([]byte, error) {
+	o, err := c.overlay()
+	if err != nil {
+		return nil, err
+	}
+	return o.DownloadFile(overlayURL+name, maxMetadata, 0)
 }
 
 // newFiles are the metadata of the change, by name: without root and timestamp.

@@ -2,6 +2,7 @@ package writer
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -40,20 +41,27 @@ func (o overlay) DownloadFile(path string, maxLength int64, _ time.Duration) ([]
 	return raw, nil
 }
 
-// check follows the result from the first root to every file of the plan, with a client of its own.
-func (c *Change) check(now time.Time) error {
+// overlay is the repository as it would be.
+func (c *Change) overlay() (overlay, error) {
 	files, root, timestamp, err := c.newFiles()
 	if err != nil {
-		return err
+		return overlay{}, err
 	}
-	for name, content := range c.files {
-		files[name] = content
-	}
+	maps.Copy(files, c.files)
 	if root != nil {
 		files[fileName(Root, c.next.root().version())] = root
 	}
 	if timestamp != nil {
 		files[Timestamp+".json"] = timestamp
+	}
+	return overlay{c.r, files}, nil
+}
+
+// check follows the result from the first root to every file of the plan, with a client of its own.
+func (c *Change) check(now time.Time) error {
+	o, err := c.overlay()
+	if err != nil {
+		return err
 	}
 	first, err := c.next.roots[0].bytes()
 	if err != nil {
@@ -70,7 +78,7 @@ func (c *Change) check(now time.Time) error {
 		return err
 	}
 	cfg.DisableLocalCache, cfg.LocalMetadataDir, cfg.LocalTargetsDir = true, "", ""
-	cfg.Fetcher = overlay{c.r, files}
+	cfg.Fetcher = o
 	cfg.MaxRootRotations = int64(len(c.next.roots)) + 1
 	cfg.RootMaxLength, cfg.TimestampMaxLength, cfg.SnapshotMaxLength, cfg.TargetsMaxLength = maxMetadata, maxMetadata, maxMetadata, maxMetadata
 	u, err := updater.New(cfg)
@@ -90,7 +98,7 @@ func (c *Change) check(now time.Time) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		if _, err := (overlay{c.r, files}).DownloadFile(overlayURL+targetName(path, info), maxTarget, 0); err != nil {
+		if _, err := o.DownloadFile(overlayURL+targetName(path, info), maxTarget, 0); err != nil {
 			return fmt.Errorf("%s: its file is not there: %w", path, err)
 		}
 	}

@@ -10,16 +10,22 @@ import (
 	"homeward/buffer/durable"
 )
 
+// tb is what a test and a property have.
+type tb interface {
+	require.TestingT
+	Helper()
+}
+
 // fleet is a repository in the making: its keys and what it is to say.
 type fleet struct {
-	t    testing.TB
+	t    tb
 	r    *Repository
 	ring *Ring
 	plan Plan
 	now  time.Time
 }
 
-func newAuthority(t testing.TB, ring *Ring, role string, n, threshold int) Authority {
+func newAuthority(t tb, ring *Ring, role string, n, threshold int) Authority {
 	a := Authority{Threshold: threshold}
 	for range n {
 		k, _, err := NewKey(role, "", 0)
@@ -30,7 +36,7 @@ func newAuthority(t testing.TB, ring *Ring, role string, n, threshold int) Autho
 	return a
 }
 
-func newFleet(t testing.TB, files durable.FS, dir string) *fleet {
+func newFleet(t tb, files durable.FS, dir string) *fleet {
 	f := &fleet{t: t, ring: &Ring{}, now: time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)}
 	f.r = &Repository{FS: files, Dir: dir + "/repository", Staged: dir + "/staged", Now: func() time.Time { return f.now }}
 	f.plan = Plan{
