@@ -5,7 +5,7 @@ VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 
 COMMIT      := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 BUILT       := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
 VARS        := homeward/cmd/homeward/cli
-LDFLAGS     := -s -w -X $(VARS).version=$(VERSION) -X $(VARS).commit=$(COMMIT) -X $(VARS).built=$(BUILT)
+LDFLAGS     := -s -w -X $(VARS).version=$(VERSION) -X $(VARS).commit=$(COMMIT) -X $(VARS).built=$(BUILT) -X main.version=$(VERSION)
 BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 FOR         ?=
 
@@ -53,8 +53,8 @@ campaign: ## the long runs that docs/campaigns.md keeps
 build-all: ## device binaries for every platform, with their sizes
 	@for p in arm/6 arm/7 arm64/ amd64/; do \
 		arch=$${p%%/*} v=$${p##*/}; dir=build/linux-$$arch$${v:+v$$v}; \
-		GOOS=linux GOARCH=$$arch GOARM=$$v $(BUILD) -o $$dir/homeward ./cmd/homeward || exit 1; \
-		printf '%-20s %8.2f MB\n' $$dir $$(stat -c %s $$dir/homeward | awk '{print $$1/1e6}'); \
+		GOOS=linux GOARCH=$$arch GOARM=$$v $(BUILD) -o $$dir/ ./cmd/homeward ./cmd/homeward-launch || exit 1; \
+		printf '%-20s %8.2f MB, launcher %.2f MB\n' $$dir $$(stat -c %s $$dir/homeward $$dir/homeward-launch | awk '{print $$1/1e6}'); \
 	done
 
 package: build-all man ## Debian packages in build/: armhf (runs on ARMv6), arm64, amd64

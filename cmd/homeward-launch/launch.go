@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -263,11 +264,9 @@ func ending(result, code, status string) string {
 	return ""
 }
 
-// guardPause is how long a service that hit its start limit rests.
-const guardPause = 20 * time.Second
-
 // guard is for a service that failed: it undoes what is on trial where that failed for good, and says whether the service is to be
-// started again. Run twice, or at each restart (as systemd from 254 on does), it does no more than once. By hand it always undoes.
+// to start again: now, after a rest, or not by us. Run twice, or at each restart (as systemd from 254 on does), it does no more
+// than once. By hand it always undoes.
 func (l *launcher) guard() int {
 	result, code, status := os.Getenv("MONITOR_SERVICE_RESULT"), os.Getenv("MONITOR_EXIT_CODE"), os.Getenv("MONITOR_EXIT_STATUS")
 	refused := code == "exited" && status == strconv.Itoa(boot.ExitUsage)
@@ -288,15 +287,18 @@ func (l *launcher) guard() int {
 			undone = l.undo(boot.CodeCrash, "undone by homeward-launch --guard", true)
 		}
 	}
-	again := undone || result == "start-limit-hit" || result == ""
-	if dir := os.Getenv("RUNTIME_DIRECTORY"); dir != "" && !again { // for the unit's next line
-		if err := os.WriteFile(dir+"/stay", nil, 0o600); err != nil {
+	next := "" // a rest, and then again
+	switch {
+	case undone:
+		next = "now"
+	case result != "start-limit-hit" && result != "":
+		next = "stay"
+	}
+	if dir := os.Getenv("RUNTIME_DIRECTORY"); dir != "" { // for the unit's next line
+		if err := os.WriteFile(filepath.Join(dir, "next"), []byte(next), 0o600); err != nil {
 			l.say("%v", err)
 			return 1
 		}
-	}
-	if result == "start-limit-hit" && !undone {
-		l.sleep(guardPause)
 	}
 	return 0
 }

@@ -26,7 +26,7 @@ const usage = `usage: homeward-launch ARGUMENT...               starts the agent
        homeward-launch --stopped                 notes how the agent ended; for ExecStopPost= of homeward.service
        homeward-launch --version
 Environment: HOMEWARD_STATE    the state folder, /var/lib/homeward
-             HOMEWARD_FACTORY  the last resort, /usr/lib/homeward/factory/agent
+             HOMEWARD_FACTORY  the last resort, factory/agent beside this program
 Exit status: the agent's; 1 nothing could be started, 2 wrong usage. With --supervise also 2 where the agent refuses its configuration.
 Example:     homeward-launch run --config /etc/homeward/homeward.yaml
 `
@@ -34,7 +34,7 @@ Example:     homeward-launch run --config /etc/homeward/homeward.yaml
 func main() {
 	state := env("HOMEWARD_STATE", "/var/lib/homeward")
 	l := &launcher{
-		state: state, factory: env("HOMEWARD_FACTORY", "/usr/lib/homeward/factory/agent"), boot: boot.BootID(),
+		state: state, factory: env("HOMEWARD_FACTORY", factory()), boot: boot.BootID(),
 		store: &boot.Store{FS: durable.OS{}, Dir: filepath.Join(state, "ota")},
 		say:   func(format string, args ...any) { fmt.Fprintf(os.Stderr, "homeward-launch: "+format+"\n", args...) },
 		now:   func() int64 { return time.Now().Unix() }, uptime: uptime, sleep: time.Sleep, notify: notify,
@@ -66,6 +66,15 @@ func main() {
 		l.say("nothing could be started, not even %s: install the package again", l.factory)
 		os.Exit(1)
 	}
+}
+
+// factory is the agent that was installed with this launcher.
+func factory() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "/usr/lib/homeward/factory/agent"
+	}
+	return filepath.Join(filepath.Dir(self), "factory", "agent")
 }
 
 func only(args []string) {

@@ -13,22 +13,36 @@ import (
 	"homeward/agent/cloud/cloudtest"
 )
 
-const unit = "../../configs/systemd/homeward.service"
+const (
+	unit  = "../../configs/systemd/homeward.service"
+	guard = "../../configs/systemd/homeward-guard.service"
+)
 
-// TestService: systemd has nothing to say about the unit, and its exposure is at most 1.5 of 10.
+// TestService: systemd has nothing to say about the units, and the exposure of the gateway's is at most 1.5 of 10.
 func TestService(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		cloudtest.Without(t, "sudo apt-get install systemd")
 	}
-	// verify wants the program, which is not installed here.
-	text, err := os.ReadFile(unit)
-	require.NoError(t, err)
-	require.Equal(t, 1, strings.Count(string(text), "\nExecStart=/usr/bin/homeward "))
-	copied := filepath.Join(t.TempDir(), "homeward.service")
-	verify := func(text string) string {
+	// verify wants the program, which is not installed here, and the guard beside.
+	const launcher = "/usr/lib/homeward/homeward-launch "
+	dir := t.TempDir()
+	here := map[string]string{}
+	for _, path := range []string{unit, guard} {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		here[path] = strings.ReplaceAll(string(text), launcher, "/bin/true ")
+	}
+	require.Contains(t, here[unit], "\nExecStart=/bin/true run --config /etc/homeward/homeward.yaml\n")
+	verify := func(unit, text string) string {
+		for path, text := range here {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, filepath.Base(path)), []byte(text), 0o644))
+		}
+		copied := filepath.Join(dir, filepath.Base(unit))
 		require.NoError(t, os.WriteFile(copied, []byte(text), 0o644))
-		out, _ := exec.Command(analyze, "verify", "--man=no", copied).CombinedOutput()
+		verify := exec.Command(analyze, "verify", "--man=no", copied)
+		verify.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":") // and where units are anyway
+		out, _ := verify.CombinedOutput()
 		// What else this machine has installed is not ours to judge.
 		var ours []string
 		for line := range strings.Lines(string(out)) {
@@ -38,9 +52,10 @@ func TestService(t *testing.T) {
 		}
 		return strings.Join(ours, "")
 	}
-	here := strings.Replace(string(text), "ExecStart=/usr/bin/homeward ", "ExecStart=/bin/true ", 1)
-	require.Empty(t, verify(here))
-	require.Contains(t, verify(strings.Replace(here, "[Service]", "[Service]\nWatchdogsSec=1", 1)), "WatchdogsSec", "the test sees no mistake")
+	for path, text := range here {
+		require.Empty(t, verify(path, text))
+		require.Contains(t, verify(path, strings.Replace(text, "[Service]", "[Service]\nWatchdogsSec=1", 1)), "WatchdogsSec", "the test sees no mistake")
+	}
 
 	security := func(threshold string) (string, error) {
 		out, err := exec.Command(analyze, "security", "--no-pager", "--offline=yes", "--threshold="+threshold, unit).CombinedOutput()

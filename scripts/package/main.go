@@ -190,11 +190,17 @@ func staged(stage string) (files.Contents, error) {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		if !d.Type().IsRegular() {
-			return fmt.Errorf("%s: is no regular file", path)
-		}
 		to := strings.TrimPrefix(path, stage)
 		c := &files.Content{Source: path, Destination: to}
+		switch {
+		case d.Type() == fs.ModeSymlink:
+			c.Type = files.TypeSymlink
+			if c.Source, err = os.Readlink(path); err != nil {
+				return err
+			}
+		case !d.Type().IsRegular():
+			return fmt.Errorf("%s: is no regular file", path)
+		}
 		if strings.HasPrefix(to, "/etc/") {
 			c.Type = files.TypeConfig
 		}

@@ -80,8 +80,11 @@ func TestBuild(t *testing.T) {
 	}
 	listed := map[string]string{} // path: "mode owner/group"
 	for _, line := range strings.Split(dpkgDeb(t, "-c", path), "\n") {
-		if f := strings.Fields(line); len(f) == 6 && strings.HasPrefix(line, "-") {
+		switch f := strings.Fields(line); {
+		case len(f) == 6 && strings.HasPrefix(line, "-"):
 			listed[strings.TrimPrefix(f[5], ".")] = f[0] + " " + f[1]
+		case len(f) == 8 && strings.HasPrefix(line, "l"):
+			listed[strings.TrimPrefix(f[5], ".")] = f[6] + " " + f[7] // -> where to
 		}
 	}
 	if len(listed) != len(want) {
@@ -89,14 +92,18 @@ func TestBuild(t *testing.T) {
 	}
 	for _, c := range want {
 		mode := "-rw-r--r-- root/root"
-		if c.Destination == "/usr/bin/homeward" {
+		switch c.Destination {
+		case "/usr/lib/homeward/factory/agent", "/usr/lib/homeward/homeward-launch":
 			mode = "-rwxr-xr-x root/root"
+		case "/usr/bin/homeward":
+			mode = "-> ../lib/homeward/factory/agent"
 		}
 		if got := listed[c.Destination]; got != mode {
 			t.Errorf("%s: %q, want %q", c.Destination, got, mode)
 		}
 	}
-	for _, must := range []string{"/usr/bin/homeward", "/usr/lib/systemd/system/homeward.service", "/etc/homeward/homeward.yaml.sample"} {
+	for _, must := range []string{"/usr/bin/homeward", "/usr/lib/homeward/factory/agent", "/usr/lib/homeward/homeward-launch",
+		"/usr/lib/systemd/system/homeward.service", "/usr/lib/systemd/system/homeward-guard.service", "/etc/homeward/homeward.yaml.sample"} {
 		if listed[must] == "" {
 			t.Errorf("%s: not in the package", must)
 		}
@@ -135,6 +142,9 @@ func small(t *testing.T) string {
 	if text, err := run.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v: %s", err, text)
 	}
+	if err := os.Link(program, filepath.Join(dir, "homeward-launch")); err != nil {
+		t.Fatal(err)
+	}
 	return program
 }
 
@@ -161,12 +171,18 @@ func TestLicences(t *testing.T) {
 }
 
 func TestBuildRefuses(t *testing.T) {
-	out := t.TempDir()
+	out, dir := t.TempDir(), t.TempDir()
+	for _, name := range []string{"text", "homeward-launch"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("text"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, c := range []struct{ version, arch, program, want string }{
 		{"main", "amd64", "/bin/sh", `--version "main"`},
 		{"v1.0.0", "arm", "/bin/sh", `--arch "arm"`},
 		{"v1.0.0", "amd64", filepath.Join(out, "none"), "does not exist"},
-		{"v1.0.0", "amd64", "main.go", "want a program built by go build"},
+		{"v1.0.0", "amd64", "main.go", "homeward-launch: does not exist"},
+		{"v1.0.0", "amd64", filepath.Join(dir, "text"), "want a program built by go build"},
 	} {
 		if _, err := build("../..", out, c.version, c.arch, c.program); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %s", c, err, c.want)
@@ -227,7 +243,7 @@ func TestArchitectures(t *testing.T) {
 			need(t, c.run[0], "qemu-user-static")
 			dir := t.TempDir()
 			program := filepath.Join(dir, "homeward")
-			compile := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w -X homeward/cmd/homeward/cli.version=v1.2.3", "-o", program, "./cmd/homeward")
+			compile := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w -X homeward/cmd/homeward/cli.version=v1.2.3 -X main.version=v1.2.3", "-o", dir+"/", "./cmd/homeward", "./cmd/homeward-launch")
 			compile.Dir = "../.."
 			compile.Env = append(os.Environ(), append(c.env, "GOOS=linux", "CGO_ENABLED=0")...)
 			if text, err := compile.CombinedOutput(); err != nil {
@@ -242,6 +258,11 @@ func TestArchitectures(t *testing.T) {
 			args := append(c.run[1:], filepath.Join(unpacked, "usr/bin/homeward"), "version")
 			text, err := exec.Command(c.run[0], args...).CombinedOutput()
 			if err != nil || !strings.HasPrefix(string(text), "homeward v1.2.3\n") {
+				t.Errorf("%s %v: %v: %s", c.run[0], args, err, text)
+			}
+			args = append(c.run[1:], filepath.Join(unpacked, "usr/lib/homeward/homeward-launch"), "--version")
+			text, err = exec.Command(c.run[0], args...).CombinedOutput()
+			if err != nil || !strings.HasPrefix(string(text), "homeward-launch v1.2.3, level ") {
 				t.Errorf("%s %v: %v: %s", c.run[0], args, err, text)
 			}
 			if campaign {

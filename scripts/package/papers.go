@@ -31,7 +31,7 @@ func papers(stage, program, version, maintainer string) error {
 	log := fmt.Sprintf("homeward (%s) unstable; urgency=medium\n\n  * Made from the sources of this version: CHANGELOG.md there.\n\n -- %s  %s\n",
 		version, maintainer, time.Now().UTC().Format(time.RFC1123Z))
 	// A program of Go is static: it runs on any Debian, and there is no library to share.
-	override := "homeward: statically-linked-binary [usr/bin/homeward]\n"
+	override := "homeward: statically-linked-binary [usr/lib/homeward/factory/agent]\nhomeward: statically-linked-binary [usr/lib/homeward/homeward-launch]\n"
 	for name, text := range map[string]string{doc + "/copyright": text, doc + "/changelog": log, "usr/share/lintian/overrides/homeward": override} {
 		path := filepath.Join(stage, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -91,7 +91,7 @@ func licences(program string) (string, error) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "Homeward is copyright its authors, and licensed under the Apache License, Version 2.0:\non Debian systems see %s.\n\n"+
-		"The program usr/bin/homeward also holds Go's run time and library, and the modules\nnamed below, each with its own licence:\n", apacheText)
+		"The program usr/lib/homeward/factory/agent also holds Go's run time and library, and the modules\nnamed below, each with its own licence:\n", apacheText)
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		return "", fmt.Errorf("go env GOROOT: %w", err)
