@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 
 	"homeward/cmd/cmdline"
 	"homeward/cmd/homeward-fleet/fleet"
+	"homeward/ota/trust"
 	"homeward/ota/trust/writer"
 )
 
@@ -95,6 +98,11 @@ func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) er
 	if err != nil {
 		return err
 	}
+	if change.Publishes() {
+		if err := check(cmd.Context(), f, change); err != nil {
+			return fmt.Errorf("a gateway would refuse the result, nothing is written: %w", err)
+		}
+	}
 	if !a.dry {
 		if err := change.Commit(); err != nil {
 			return err
@@ -104,7 +112,7 @@ func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) er
 		}
 	}
 	r := result{Nothing: change.Nothing, DryRun: a.dry, Roles: []roleResult{}, Waits: append([]string{}, change.Waits...), Ends: ends(f, published)}
-	r.Published = change.Ready && !change.Nothing && !a.dry
+	r.Published = change.Publishes() && !a.dry
 	for _, s := range change.Steps {
 		r.Roles = append(r.Roles, roleResult{s.Role, s.Version, s.Reason, s.What, s.Signed, s.Needed, s.Missing, s.Complete})
 		if !s.Complete {
@@ -125,6 +133,49 @@ func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) er
 		return a.refusal(f, r)
 	}
 	return err
+}
+
+// check looks at what would be published as a gateway does that has only seen the first root.
+func check(ctx context.Context, f *fleet.Folder, change *writer.Change) error {
+	dir, err := os.MkdirTemp("", "homeward-fleet-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	root, err := change.Get("1.root.json")
+	if err != nil {
+		return err
+	}
+	gateway, err := trust.Open(trust.Options{FS: f.FS, Dir: dir, Root: root, Source: prospect{change}, Now: f.Now, Synced: func() bool { return true }})
+	if err != nil {
+		return err
+	}
+	if err := gateway.Refresh(ctx); err != nil {
+		return err
+	}
+	looked := 0
+	for _, s := range change.Steps {
+		for _, path := range s.Paths() { // writer's own client has looked at all
+			if looked++; looked > 50 || !s.Complete {
+				break
+			}
+			if _, err := gateway.Target(ctx, path); err != nil && !errors.Is(err, trust.ErrNoTarget) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// prospect is the source of a repository that is not written yet.
+type prospect struct{ change *writer.Change }
+
+func (p prospect) Get(_ context.Context, q trust.Request) (*trust.Body, error) {
+	raw, err := p.change.Get(q.Name)
+	if err != nil {
+		return nil, trust.ErrNotFound
+	}
+	return &trust.Body{ReadCloser: io.NopCloser(bytes.NewReader(raw)), Size: int64(len(raw))}, nil
 }
 
 // refusal names what was missing for publishing anything.
@@ -203,6 +254,8 @@ func (a *app) printResult(out io.Writer, f *fleet.Folder, ring *writer.Ring, cha
 	switch {
 	case change.Nothing:
 		fmt.Fprintf(out, "nothing to do: what is published is what is to be said, timestamp %d\n", r.Timestamp)
+	case change.Ready && !change.Publishes():
+		fmt.Fprintf(out, "nothing new is published, timestamp %d stays\n", r.Timestamp)
 	case a.dry && change.Ready:
 		fmt.Fprintf(out, "would publish this; nothing is written\n")
 	case change.Ready:

@@ -112,7 +112,7 @@ func TestCrash(t *testing.T) {
 			}
 			disk = f.r.FS.(*crashfs.FS).Clone(seed + uint64(n))
 			f.r.FS = disk
-			disk.CrashAt(rapid.IntRange(1, 120).Draw(t, "crash"))
+			disk.CrashAt(rapid.IntRange(1, 70).Draw(t, "crash"))
 			if c, err := f.r.Prepare(f.plan, ring); err == nil {
 				err = c.Commit()
 				require.True(t, err == nil || disk.Crashed(), "%v", err)
