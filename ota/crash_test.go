@@ -116,7 +116,8 @@ func (s scenario) play(t *testing.T, seed uint64, l life) (ops []int, served int
 
 // TestCrashes cuts the power at file operations of whole updates, twice, and looks whether a good slot is there, floors and orders
 // rise, nothing unverified is executed, nothing committed undone, nothing quarantined armed, each outcome told once, and the
-// download goes on where it was. HOMEWARD_CAMPAIGN=1: at every operation, in all modes, and from each of those again.
+// download goes on where it was. HOMEWARD_CAMPAIGN=1: at every operation, in all modes, and a second time at six or seven
+// places after each of those.
 func TestCrashes(t *testing.T) {
 	campaign := os.Getenv("HOMEWARD_CAMPAIGN") != ""
 	for i, s := range scenarios {
@@ -145,7 +146,7 @@ func TestCrashes(t *testing.T) {
 							continue
 						}
 						r := rand.New(rand.NewPCG(uint64(at), uint64(mode)))
-						stride := max(1, ops[1]/20)
+						stride := max(1, ops[1]/6)
 						for second := 1 + r.IntN(stride); second <= ops[1]; second += stride {
 							play(life{[]int{at, second}, []crashfs.Mode{mode, crashfs.Modes[r.IntN(3)]}})
 							depth2++
@@ -156,7 +157,7 @@ func TestCrashes(t *testing.T) {
 				return
 			}
 			r := rand.New(rand.NewPCG(uint64(i), uint64(time.Now().UnixNano())))
-			for range 40 {
+			for range 15 {
 				l := life{[]int{1 + r.IntN(total), 1 + r.IntN(total)}, []crashfs.Mode{crashfs.Modes[r.IntN(3)], crashfs.Modes[r.IntN(3)]}}
 				play(l)
 			}
