@@ -111,6 +111,12 @@ func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) er
 			return err
 		}
 	}
+	pruned := ""
+	if !a.dry && change.Ready {
+		if pruned, err = prune(f, published); err != nil {
+			return err
+		}
+	}
 	r := result{Nothing: change.Nothing, DryRun: a.dry, Roles: []roleResult{}, Waits: append([]string{}, change.Waits...), Ends: ends(f, published)}
 	r.Published = change.Publishes() && !a.dry
 	for _, s := range change.Steps {
@@ -128,11 +134,27 @@ func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) er
 		err = printJSON(cmd.OutOrStdout(), r)
 	} else {
 		a.printResult(cmd.OutOrStdout(), f, ring, change, r)
+		fmt.Fprint(cmd.OutOrStdout(), pruned)
 	}
 	if err == nil && !change.Ready {
 		return a.refusal(f, r)
 	}
 	return err
+}
+
+// prune removes what neither the published set nor the source names any more, and says so.
+func prune(f *fleet.Folder, p *writer.Published) (string, error) {
+	if _, err := f.Repo.Prune(p); err != nil {
+		return "", err
+	}
+	blobs, size, err := f.Unused(p)
+	if err != nil || len(blobs) == 0 {
+		return "", err
+	}
+	if err := f.DropBlobs(blobs); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d blobs that nobody needs any more are gone, %s\n", len(blobs), bytesOf(size)), nil
 }
 
 // check looks at what would be published as a gateway does that has only seen the first root.

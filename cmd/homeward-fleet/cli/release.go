@@ -475,15 +475,15 @@ func (a *app) releaseRemove() *cobra.Command {
 		Use:   "remove PRODUCT VERSION",
 		Short: "Take a release away, and the blobs that nobody needs any more",
 		Long: `Take a release away. Its number stays used. It can be no stepping stone any more: gateways that were off for long may need one.
-Its blobs are removed once the change has been published and "release remove" runs again, or with the next release that is removed.`,
+Its manifests leave the repository with the next publish, and then the blobs that nobody needs any more.`,
 		Example: "  homeward-fleet release remove gateway-v2 1.7.0",
 		Args:    args("PRODUCT", "VERSION"),
 	}
 	a.changes(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		err := a.change(cmd, args[0], args[1], func(f *fleet.Folder, r *release.Rollouts, l *release.Listed) (string, error) {
+		return a.change(cmd, args[0], args[1], func(f *fleet.Folder, r *release.Rollouts, l *release.Listed) (string, error) {
 			if l.State == release.Removed {
-				return fmt.Sprintf("%s (%d) is removed", l.Version, l.Counter), nil
+				return "", fmt.Errorf("%s (%d) is removed already", l.Version, l.Counter)
 			}
 			if l.State == release.Released && !slices.ContainsFunc(r.Releases, func(o release.Listed) bool { return o.Counter > l.Counter && o.State == release.Released }) {
 				return "", fmt.Errorf("%s (%d) is what the product's gateways run: release another first, or halt it", l.Version, l.Counter)
@@ -501,10 +501,6 @@ Its blobs are removed once the change has been published and "release remove" ru
 			}
 			return fmt.Sprintf("%s %s (%d) is removed: publish, so that the gateways know", r.Product, l.Version, l.Counter), f.DropRelease(r.Product, *l)
 		})
-		if err != nil || a.dry {
-			return err
-		}
-		return a.with(func(f *fleet.Folder) error { return prune(cmd.OutOrStdout(), f) })
 	}
 	return cmd
 }
@@ -541,22 +537,6 @@ func needs(f *fleet.Folder, r *release.Rollouts, l *release.Listed) (string, err
 		}
 	}
 	return "", nil
-}
-
-func prune(out io.Writer, f *fleet.Folder) error {
-	p, err := f.Repo.Load()
-	if err != nil {
-		return err
-	}
-	blobs, size, err := f.Unused(p)
-	if err != nil || len(blobs) == 0 {
-		return err
-	}
-	if err := f.DropBlobs(blobs); err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "%d blobs that nobody needs any more are gone, %s\n", len(blobs), bytesOf(size))
-	return nil
 }
 
 func (a *app) releaseRoll() *cobra.Command {

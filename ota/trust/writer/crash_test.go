@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"homeward/buffer/durable"
 	"homeward/buffer/durable/crashfs"
@@ -44,15 +46,15 @@ type client struct {
 // look lets a copy of the client refresh and read everything; keep makes the copy the client.
 func (c *client) look(now time.Time, repo durable.FS, paths []string, keep bool) error {
 	files := c.files.Clone(1)
-	r, err := trust.Open(trust.Options{FS: files, Dir: "/trust", Root: c.root, Source: folder{repo, "/repository"}, Now: func() time.Time { return now }, Synced: func() bool { return true }})
+	gateway, err := trust.Open(trust.Options{FS: files, Dir: "/trust", Root: c.root, Source: folder{repo, "/repository"}, Now: func() time.Time { return now }, Synced: func() bool { return true }})
 	if err != nil {
 		return err
 	}
-	if err := r.Refresh(context.Background()); err != nil {
+	if err := gateway.Refresh(context.Background()); err != nil {
 		return err
 	}
 	for _, path := range paths {
-		if _, err := r.Target(context.Background(), path); err != nil && !errors.Is(err, trust.ErrNoTarget) {
+		if _, err := gateway.Target(context.Background(), path); err != nil && !errors.Is(err, trust.ErrNoTarget) {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
@@ -66,9 +68,24 @@ func (c *client) look(now time.Time, repo durable.FS, paths []string, keep bool)
 // accepts, those that looked last before any of it as well as those that know only the first root; and the next publication, with all
 // keys, says what was to be said. The keys that are replaced are at hand.
 func TestCrash(t *testing.T) {
-	crashes, looks, publications := 0, 0, 0
-	rapid.Check(t, func(t *rapid.T) {
-		seed := rapid.Uint64().Draw(t, "seed")
+	crashes, looks, publications, begun := 0, 0, 0, uint64(0)
+	defer func() {
+		if t.Failed() {
+			t.Logf("HOMEWARD_SEED=%d repeats it", begun)
+		}
+	}()
+	runs, seed := 15, uint64(1)
+	if os.Getenv("HOMEWARD_CAMPAIGN") != "" {
+		runs, seed = 1500, uint64(time.Now().UnixNano())
+	}
+	if s := os.Getenv("HOMEWARD_SEED"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err, "HOMEWARD_SEED")
+		runs, seed = 1, n
+	}
+	for ; runs > 0; runs, seed = runs-1, seed+1 {
+		begun = seed
+		r := rand.New(rand.NewPCG(seed, 0))
 		disk := crashfs.New(seed)
 		f := newFleet(t, disk, "")
 		f.plan.Delegated[2].Bits = 1
@@ -78,10 +95,10 @@ func TestCrash(t *testing.T) {
 		paths := []string{"releases/p1/rollouts.json", "orders/gw-1.json", "orders/gw-2.json", "dev/gw-1/a.json"}
 		clients := []*client{{crashfs.New(1), first}} // the first one never keeps what it saw
 		n := 0
-		for range rapid.IntRange(1, 6).Draw(t, "steps") {
+		for range 1 + r.IntN(6) {
 			n++
-			f.now = f.now.Add(time.Duration(rapid.IntRange(0, 60).Draw(t, "hours")) * time.Hour)
-			switch rapid.IntRange(0, 5).Draw(t, "change") {
+			f.now = f.now.Add(time.Duration(r.IntN(61)) * time.Hour)
+			switch r.IntN(6) {
 			case 0:
 				f.plan.Delegated[0].Files["releases/p1/rollouts.json"] = fmt.Appendf(nil, "{\"n\":%d}", n)
 			case 1:
@@ -93,26 +110,26 @@ func TestCrash(t *testing.T) {
 					d.Paths, d.Files = nil, map[string][]byte{}
 				}
 			default: // a key
-				role := rapid.IntRange(0, 6).Draw(t, "role")
+				role := r.IntN(7)
 				a := []*Authority{&f.plan.Root, &f.plan.Targets, &f.plan.Snapshot, &f.plan.Timestamp,
 					&f.plan.Delegated[0].Authority, &f.plan.Delegated[1].Authority, &f.plan.Delegated[2].Authority}[role]
 				name := []string{Root, Targets, Snapshot, Timestamp, "releases-p1", "dev-p1", Orders}[role]
 				k := newAuthority(t, f.ring, name, 1, 1).Keys[0]
 				a.Keys = append(append([]Public{}, a.Keys[1:]...), k)
 			}
-			if rapid.Bool().Draw(t, "client") {
+			if r.IntN(2) == 0 {
 				c := &client{crashfs.New(1), first}
 				require.NoError(t, c.look(f.now, f.r.FS, paths, true))
 				clients = append(clients, c)
 			}
 			// One manager with some of the keys, cut short; then one with all.
 			ring := f.ring
-			if rapid.Bool().Draw(t, "some") {
-				ring = f.without(rapid.SampledFrom([]string{Root, Targets, Snapshot, Timestamp, "releases-p1", Orders}).Draw(t, "lacks"))
+			if r.IntN(2) == 0 {
+				ring = f.without([]string{Root, Targets, Snapshot, Timestamp, "releases-p1", Orders}[r.IntN(6)])
 			}
 			disk = f.r.FS.(*crashfs.FS).Clone(seed + uint64(n))
 			f.r.FS = disk
-			disk.CrashAt(rapid.IntRange(1, 70).Draw(t, "crash"))
+			disk.CrashAt(1 + r.IntN(45))
 			if c, err := f.r.Prepare(f.plan, ring); err == nil {
 				err = c.Commit()
 				require.True(t, err == nil || disk.Crashed(), "%v", err)
@@ -122,11 +139,11 @@ func TestCrash(t *testing.T) {
 			if disk.Crashed() {
 				crashes++
 			}
-			disk = disk.Reboot(rapid.SampledFrom([]crashfs.Mode{0, 1, 2}).Draw(t, "mode"))
+			disk = disk.Reboot(crashfs.Modes[r.IntN(len(crashfs.Modes))])
 			f.r.FS = disk
 			for i, c := range clients {
 				looks++
-				require.NoError(t, c.look(f.now, disk, paths, i > 0 && rapid.Bool().Draw(t, "keeps")), "client %d after the cut", i)
+				require.NoError(t, c.look(f.now, disk, paths, i > 0 && (r.IntN(2) == 0)), "client %d after the cut", i)
 			}
 			c := f.publish(f.ring)
 			publications++
@@ -142,9 +159,9 @@ func TestCrash(t *testing.T) {
 			}
 			for i, c := range clients {
 				looks++
-				require.NoError(t, c.look(f.now, disk, paths, i > 0 && rapid.Bool().Draw(t, "keeps")), "client %d after the publication", i)
+				require.NoError(t, c.look(f.now, disk, paths, i > 0 && (r.IntN(2) == 0)), "client %d after the publication", i)
 			}
 		}
-	})
-	t.Logf("%d cuts in %d publications, %d looks of clients", crashes, publications, looks)
+	}
+	t.Logf("cuts: %d in %d publications, %d looks of clients", crashes, publications, looks)
 }
