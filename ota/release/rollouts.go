@@ -58,9 +58,10 @@ type Rollout struct {
 	State   string  `json:"state"`
 	Groups  []Group `json:"groups"` // in this order, fixed when it starts
 
-	SuccessPercent float64 `json:"success_percent,omitempty"` // of those in a group that have a verdict: to go on; 0: 100 less ErrorPercent
-	ErrorPercent   float64 `json:"error_percent,omitempty"`   // failed, of those in a group that have a verdict: halt; 0: not looked at
-	ErrorCount     int     `json:"error_count,omitempty"`     // failed in the whole rollout: halt; 0: not looked at
+	SuccessPercent float64 `json:"success_percent,omitempty"` // of a group's gateways that count (package rollout): to go on; 0: 100 less ErrorPercent
+	ErrorPercent   float64 `json:"error_percent,omitempty"`   // of the same: if more have failed, halt; 0: not looked at
+	ErrorCount     int     `json:"error_count,omitempty"`     // so many failed in the whole rollout: halt; 0: not looked at
+	AtOnce         float64 `json:"at_once,omitempty"`         // percent of a group's gateways that may be at it at the same time; 0: all
 	SoakS          int64   `json:"soak_s,omitempty"`          // seconds between the last verdict that a group needs and the next group
 	VerdictAfterS  int64   `json:"verdict_after_s,omitempty"` // a gateway that took it and is seen this many seconds later without a verdict has failed; 0: never
 	Window         string  `json:"window,omitempty"`          // gateways' local time, such as 02:00-05:00; none: their own
@@ -73,7 +74,8 @@ type Group struct {
 	Percent  float64  `json:"percent,omitempty"` // of the product's gateways, together with the groups before
 	First    string   `json:"first,omitempty"`   // the one that goes alone
 	State    string   `json:"state"`
-	OpenTo   float64  `json:"open_to,omitempty"` // percent of this group that may go: how many at once
+	OpenTo   float64  `json:"open_to,omitempty"` // percent of this group that may go, by place
+	Settled  int64    `json:"settled,omitempty"` // unix seconds: since then enough have succeeded; the soak begins
 }
 
 // ParseRollouts reads rollouts of at most [MaxFile] bytes.
@@ -163,6 +165,7 @@ func (o *Rollout) check() error {
 		within(at+": success_percent", o.SuccessPercent, 0, 100),
 		within(at+": error_percent", o.ErrorPercent, 0, 100),
 		within(at+": error_count", o.ErrorCount, 0, 1<<30),
+		within(at+": at_once", o.AtOnce, 0, 100),
 		within(at+": soak_s", o.SoakS, 0, maxWait),
 		within(at+": verdict_after_s", o.VerdictAfterS, 0, maxWait),
 		counted(at+": groups", len(o.Groups), maxGroups),
@@ -190,6 +193,7 @@ func (o *Rollout) check() error {
 			oneOf(at+": state", g.State, Waiting, FirstOnly, Open, GroupDone),
 			within(at+": percent", g.Percent, 0, 100),
 			within(at+": open_to", g.OpenTo, 0, 100),
+			within(at+": settled", g.Settled, 0, maxUnix),
 			counted(at+": gateways", len(g.Gateways), maxMembers),
 		); err != nil {
 			return err
