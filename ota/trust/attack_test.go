@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -823,5 +822,4 @@ func TestFolderTricks(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "blobs", sum), data, 0o644))
 	_, err := (&Downloader{Source: Folder(dir), Dir: t.TempDir()}).Fetch(ctx, sum, 1000)
 	require.NoError(t, err)
-	require.Equal(t, sha256.Size*2, len(sum))
 }

@@ -189,8 +189,10 @@ func TestFetchRefuses(t *testing.T) {
 		}, CodeFetchUnreachable, false, false},
 		"captive portal, page":  {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>pay here")) }, CodeFetchUnreachable, false, false},
 		"captive portal, begun": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>pay here")) }, CodeFetchUnreachable, true, true},
-		"redirect to another":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.2/x", 302) }, CodeFetchUnreachable, true, true},
-		"redirect in a circle":  {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 302) }, CodeFetchUnreachable, true, true},
+		"redirect to another": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.2/x", http.StatusFound)
+		}, CodeFetchUnreachable, true, true},
+		"redirect in a circle":  {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, CodeFetchUnreachable, true, true},
 		"500":                   {func(w http.ResponseWriter, _ *http.Request) { head(w, 500) }, CodeFetchUnreachable, true, true},
 		"404":                   {func(w http.ResponseWriter, _ *http.Request) { head(w, 404) }, CodeFetchMissing, true, true},
 		"206 from elsewhere":    {func(w http.ResponseWriter, _ *http.Request) { head(w, 206, "Content-Range", "bytes 1000-2999/3000") }, CodeFetchRange, true, false},
