@@ -95,7 +95,7 @@ func env(name, otherwise string) string {
 func uptime() int64 {
 	var ts unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // cannot fail for a clock that each supported kernel has
-	return ts.Sec
+	return int64(ts.Sec)
 }
 
 // notify tells the service manager; without one it does nothing.

@@ -61,8 +61,8 @@ func (s *Store) SlotDir(slot string) string { return filepath.Join(s.Dir, "slots
 // Agent is the program in a slot.
 func (s *Store) Agent(slot string) string { return filepath.Join(s.SlotDir(slot), agentName) }
 
-// Load reads the record; where it is damaged or gone, the one before; where that is, a record that starts the newest slot whose hash
-// is its name; without one, the factory's. It needs no lock and changes nothing. The error is of the file system, and then the
+// Load reads the record; where it is damaged or gone, the one before; where that is damaged too, a record that starts the newest slot
+// whose hash is its name; without one, the factory's, as where no record was ever written. It needs no lock and changes nothing. The error is of the file system, and then the
 // record is still the best there is.
 func (s *Store) Load() (Record, Recovered, error) {
 	r, _, how, err := s.load()
@@ -94,11 +94,14 @@ func (s *Store) load() (Record, []byte, Recovered, error) {
 			problems = append(problems, err)
 		}
 	}
+	if len(problems) == 1 && errors.Is(problems[0], os.ErrNotExist) && broken == nil {
+		// Never written: what slots there are were staged and never armed.
+		return Record{}, nil, Recovered{Source: FromFactory}, nil
+	}
 	slots, err := s.Slots()
 	if err != nil {
 		broken = errors.Join(broken, err)
 	}
-	fresh := len(problems) == 1 && errors.Is(problems[0], os.ErrNotExist)
 	var whole []string
 	for _, slot := range slots {
 		if s.Verify(slot) == nil {
@@ -113,8 +116,6 @@ func (s *Store) load() (Record, []byte, Recovered, error) {
 		if len(whole) > 1 {
 			r.Prev = whole[1]
 		}
-	} else if fresh && broken == nil {
-		how.Problem = nil
 	}
 	return r, nil, how, broken
 }

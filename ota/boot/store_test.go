@@ -231,6 +231,19 @@ func TestLadder(t *testing.T) {
 	}
 }
 
+// TestStagedIsNotArmed: a new gateway's first slot is on disk before there is a record; it is not started.
+func TestStagedIsNotArmed(t *testing.T) {
+	g := newGateway(crashfs.New(1))
+	require.NoError(t, g.install("release 1"))
+	r, how, err := g.s.Load()
+	require.NoError(t, err)
+	require.Equal(t, Recovered{Source: FromFactory}, how)
+	require.Equal(t, Record{}, r)
+	r, err = g.s.Update(func(r *Record) error { return Arm(r, Trial{Slot: slotOf("release 1"), Release: release(1)}) })
+	require.NoError(t, err)
+	require.Empty(t, r.Active)
+}
+
 func TestVerify(t *testing.T) {
 	s := &Store{FS: durable.OS{}, Dir: t.TempDir()}
 	slot := slotOf("program")
@@ -475,9 +488,7 @@ func holds(t *testing.T, fs *crashfs.FS, seen *Record, where string) {
 	s := &Store{FS: fs, Dir: dirOTA}
 	r, how, err := s.Load()
 	require.NoError(t, err, where)
-	if seen.Gen > 0 || !errors.Is(how.Problem, os.ErrNotExist) { // before the first record there may be a slot
-		require.NoError(t, how.Problem, "%s: a power cut damages no record\n%s", where, fs.Tree())
-	}
+	require.NoError(t, how.Problem, "%s: a power cut damages no record\n%s", where, fs.Tree())
 	for _, slot := range []string{r.Active, r.Prev} {
 		if slot != "" {
 			require.NoError(t, s.Verify(slot), "%s\n%s", where, fs.Tree())
