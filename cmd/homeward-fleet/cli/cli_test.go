@@ -3,12 +3,14 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,9 +61,7 @@ func (m *manager) run(args ...string) string {
 // enroll takes a gateway on.
 func (m *manager) enroll(id, product string) {
 	m.t.Helper()
-	e := release.Enrolment{Gateway: id, AgeRecipient: "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
-		Ed25519: strings.Repeat("ab", 32), Hardware: []string{"generic-arm64"}, Agent: "1.9.0"}
-	raw, err := e.Encode()
+	raw, err := enrolment(id).Encode()
 	require.NoError(m.t, err)
 	path := filepath.Join(m.t.TempDir(), id+".json")
 	require.NoError(m.t, os.WriteFile(path, raw, 0o600))
@@ -93,7 +93,7 @@ func TestOtherClient(t *testing.T) {
 		want[release.OrderPath(id)] = "yes"
 	}
 	program := filepath.Join(t.TempDir(), "program")
-	build(t, program, "1.0.0")
+	build(t, program, "1.0.0", "-s", "-w")
 	m.run("release", "add", "p1", program, "--version", "1.0.0", "--hw", "generic-arm64")
 	m.run("pin", "gw-4", "1.0.0")
 	for _, path := range []string{release.RolloutsPath("p1"), release.RolloutsPath("p2"), release.ManifestPath("p1", "linux-arm64", 1), release.DevPath("gw-4", "linux-arm64")} {
@@ -153,12 +153,63 @@ func TestOtherClient(t *testing.T) {
 	require.Equal(t, len(want), seen)
 }
 
+// TestScripts runs the program as a manager does. Beside testscript's own commands there are
+//
+//	exit CODE COMMAND…         runs it and wants this exit code, and no passphrase in its output
+//	program FILE VERSION [-w]  makes a small program for arm64; with its debugging information compressed unless -w
+//	enrolment GATEWAY          makes the enrolment file GATEWAY.json
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("SECRET", secret)
+			e.Setenv(passphraseEnv, "")
+			return os.WriteFile(filepath.Join(e.WorkDir, "secret"), []byte(secret+"\n"), 0o600)
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exit": func(ts *testscript.TestScript, neg bool, args []string) {
+				want, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				got := 0
+				if err := ts.Exec(args[1], args[2:]...); err != nil {
+					failed, ok := errors.AsType[*exec.ExitError](err)
+					if !ok {
+						ts.Fatalf("%v", err)
+					}
+					got = failed.ExitCode()
+				}
+				if neg || got != want {
+					ts.Fatalf("exit %d, want %d", got, want)
+				}
+				if strings.Contains(ts.ReadFile("stdout")+ts.ReadFile("stderr"), secret) {
+					ts.Fatalf("the output holds the passphrase")
+				}
+			},
+			"program": func(ts *testscript.TestScript, _ bool, args []string) {
+				build(t, ts.MkAbs(args[0]), args[1], args[2:]...)
+			},
+			"enrolment": func(ts *testscript.TestScript, _ bool, args []string) {
+				raw, err := enrolment(args[0]).Encode()
+				ts.Check(err)
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]+".json"), raw, 0o600))
+			},
+		},
+	})
+}
+
+func enrolment(id string) *release.Enrolment {
+	return &release.Enrolment{Gateway: id, AgeRecipient: "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
+		Ed25519: strings.Repeat("ab", 32), Hardware: []string{"generic-arm64"}, Agent: "1.9.0"}
+}
+
 // build makes a small program for arm64.
-func build(t testing.TB, path, version string) {
+func build(t testing.TB, path, version string, flags ...string) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module program\n\ngo 1.26\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte("package main\n\nvar version = \"\"\n\nfunc main() { println(version) }\n"), 0o600))
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", path, ".")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", strings.Join(flags, " ")+" -X main.version="+version, "-o", path, ".")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64", "GOFLAGS=-buildvcs=false", "GOWORK=off")
 	out, err := cmd.CombinedOutput()

@@ -465,6 +465,9 @@ func (a *app) change(cmd *cobra.Command, product, name string, do func(*fleet.Fo
 		if err := f.SaveRollouts(r); err != nil {
 			return err
 		}
+		if err := f.Tidy(product); err != nil {
+			return err
+		}
 		fmt.Fprintln(cmd.OutOrStdout(), said)
 		return nil
 	})
@@ -496,10 +499,7 @@ Its manifests leave the repository with the next publish, and then the blobs tha
 			halt(r, l)
 			l.State = release.Removed
 			r.Rollouts = slices.DeleteFunc(r.Rollouts, func(o release.Rollout) bool { return o.Counter == l.Counter })
-			if a.dry {
-				return fmt.Sprintf("%s %s (%d) is removed", r.Product, l.Version, l.Counter), nil
-			}
-			return fmt.Sprintf("%s %s (%d) is removed: publish, so that the gateways know", r.Product, l.Version, l.Counter), f.DropRelease(r.Product, *l)
+			return fmt.Sprintf("%s %s (%d) is removed: publish, so that the gateways know", r.Product, l.Version, l.Counter), nil
 		})
 	}
 	return cmd

@@ -163,9 +163,13 @@ func (f *Folder) Unused(p *writer.Published) (sums []string, size int64, err err
 		}
 		return nil
 	}
-	source, err := f.files("releases")
-	if err != nil {
-		return nil, 0, err
+	source := map[string][]byte{}
+	for _, product := range f.Products() {
+		files, err := f.listed(product)
+		if err != nil {
+			return nil, 0, err
+		}
+		maps.Copy(source, files)
 	}
 	dev, err := f.files("dev")
 	if err != nil {

@@ -261,7 +261,7 @@ func (f *Folder) Plan() (writer.Plan, error) {
 	}
 	plan.Delegated = []writer.Role{{Name: writer.Orders, Authority: authority(writer.Orders), Paths: []string{"orders/*"}, Bits: f.Roles.Bits, Files: orders}}
 	for _, p := range f.Products() {
-		files, err := f.files("releases/" + p)
+		files, err := f.listed(p)
 		if err != nil {
 			return plan, err
 		}
@@ -287,6 +287,33 @@ func (f *Folder) Plan() (writer.Plan, error) {
 		plan.Delegated = append(plan.Delegated, pinned)
 	}
 	return plan, err
+}
+
+// listed are a product's rollouts and the manifests of the releases that they list: others are what was cut short.
+func (f *Folder) listed(product string) (map[string][]byte, error) {
+	files, err := f.files("releases/" + product)
+	if err != nil {
+		return nil, err
+	}
+	r, err := f.Rollouts(product)
+	if err != nil {
+		return nil, err
+	}
+	keep := map[string]bool{release.RolloutsPath(product): true}
+	for _, l := range r.Releases {
+		for _, p := range l.Platforms {
+			path := release.ManifestPath(product, p, l.Counter)
+			if l.State == release.Removed {
+				continue
+			}
+			if files[path] == nil {
+				return nil, fmt.Errorf("%s is missing, and release %d is listed: restore it from a copy", f.path(sourceName, path), l.Counter)
+			}
+			keep[path] = true
+		}
+	}
+	maps.DeleteFunc(files, func(path string, _ []byte) bool { return !keep[path] })
+	return files, nil
 }
 
 // files are the source files below a folder of the repository, by path.
@@ -392,11 +419,21 @@ func (f *Folder) SaveManifest(m *release.Manifest) error {
 	return f.save(release.ManifestPath(m.Product, m.Platform, m.Counter), raw)
 }
 
-// DropRelease takes a release's manifests away.
-func (f *Folder) DropRelease(product string, l release.Listed) error {
-	for _, p := range l.Platforms {
-		if err := f.drop(release.ManifestPath(product, p, l.Counter)); err != nil {
-			return err
+// Tidy takes away the manifests that the rollouts do not list any more.
+func (f *Folder) Tidy(product string) error {
+	all, err := f.files("releases/" + product)
+	if err != nil {
+		return err
+	}
+	keep, err := f.listed(product)
+	if err != nil {
+		return err
+	}
+	for path := range all {
+		if keep[path] == nil {
+			if err := f.drop(path); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
