@@ -70,12 +70,12 @@ func TestRefreshPowerCuts(t *testing.T) {
 		n.o.Floors = &floors{all: g.o.Floors.RoleFloors()}
 		return &n
 	}
-	second, runs := 11, 0
+	first, second, runs := 5, 41, 0 // every so many, from another start in each mode
 	if os.Getenv("HOMEWARD_CAMPAIGN") != "" {
-		second = 1
+		first, second = 1, 1
 	}
-	for _, mode := range crashfs.Modes {
-		for n := 1; ; n++ {
+	for i, mode := range crashfs.Modes {
+		for n := 1 + i%first; ; n += first {
 			one := again(g.fs.Clone(uint64(n)))
 			one.fs.CrashAt(n)
 			kept, _, err := work(one)
