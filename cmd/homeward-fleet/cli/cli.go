@@ -20,6 +20,7 @@ import (
 
 	"homeward/buffer/durable"
 	"homeward/cmd/cmdline"
+	"homeward/cmd/homeward-fleet/conform"
 	"homeward/cmd/homeward-fleet/fleet"
 	"homeward/ota/trust/writer"
 )
@@ -90,7 +91,7 @@ Keys are files, encrypted with a passphrase, looked for in DIR/keys and where --
 	flags.StringArrayVar(&a.keys, "keys", nil, "a folder with key files, besides keys/ in the fleet's folder; may be repeated")
 	flags.StringArrayVar(&a.passphrase, "passphrase-file", nil, "a file with the passphrase of keys (else $"+passphraseEnv+", else the terminal is asked); may be repeated")
 	root.AddCommand(a.initCommand(), a.productCommand(), a.keyCommand(), a.enrollCommand(), a.releaseCommand(), a.pinCommand(), a.unpinCommand(),
-		a.ordersCommand(), a.publishCommand(), a.statusCommand(), a.watchCommand(), a.serveCommand(), versionCommand())
+		a.ordersCommand(), a.publishCommand(), a.statusCommand(), a.watchCommand(), a.serveCommand(), versionCommand(), conform.Command())
 	return root
 }
 

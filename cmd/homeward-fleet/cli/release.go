@@ -607,7 +607,7 @@ func (x *roll) begin(f *fleet.Folder, r *release.Rollouts, l *release.Listed) (s
 	}
 	o := release.Rollout{
 		Counter: l.Counter, Version: l.Version, State: release.Running, SuccessPercent: x.success, ErrorPercent: x.errorPercent, ErrorCount: x.errors,
-		SoakS: int64(x.soak / time.Second), VerdictAfterS: int64(x.verdictAfter / time.Second), Window: x.window,
+		AtOnce: x.atOnce, SoakS: int64(x.soak / time.Second), VerdictAfterS: int64(x.verdictAfter / time.Second), Window: x.window,
 	}
 	for n := 1; ; n++ {
 		o.ID = fmt.Sprintf("r%d-%d", l.Counter, n)
@@ -639,7 +639,7 @@ func (x *roll) begin(f *fleet.Folder, r *release.Rollouts, l *release.Listed) (s
 	if len(o.Groups) == 0 {
 		return "", cmdline.Usage(fmt.Errorf("no groups: give --groups, --group or --all"))
 	}
-	if err := x.open(f, r.Product, &o); err != nil {
+	if err := open(f, r.Product, &o); err != nil {
 		return "", err
 	}
 	l.State = release.Rolling
@@ -648,8 +648,8 @@ func (x *roll) begin(f *fleet.Folder, r *release.Rollouts, l *release.Listed) (s
 	return said, nil
 }
 
-// open begins the first group: with its first gateway alone, where one is known.
-func (x *roll) open(f *fleet.Folder, product string, o *release.Rollout) error {
+// open begins the first group with one gateway, where one is known; watch chooses another if that one is off, and begins it where none is.
+func open(f *fleet.Folder, product string, o *release.Rollout) error {
 	known, err := f.Gateways(product)
 	if err != nil {
 		return err
@@ -663,12 +663,8 @@ func (x *roll) open(f *fleet.Folder, product string, o *release.Rollout) error {
 			continue
 		}
 		if i, place := o.Group(id); i == 0 && place < best {
-			g.First, best = id, place
+			g.State, g.First, best = release.FirstOnly, id, place
 		}
-	}
-	g.State, g.OpenTo = release.FirstOnly, 0
-	if g.First == "" {
-		g.State, g.OpenTo = release.Open, x.atOnce
 	}
 	return nil
 }

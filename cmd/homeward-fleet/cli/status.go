@@ -17,26 +17,28 @@ import (
 	"homeward/cmd/cmdline"
 	"homeward/cmd/homeward-fleet/fleet"
 	"homeward/ota/release"
+	"homeward/ota/rollout"
+	"homeward/ota/trust/writer"
 )
 
 func table(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 8, 2, ' ', 0) }
 
 // overview is what status prints as JSON.
 type overview struct {
-	Gateways []Told            `json:"gateways"`
-	Silent   []string          `json:"silent"` // enrolled, and never heard
-	Rollouts []rolloutState    `json:"rollouts"`
-	Ends     []expiry          `json:"ends"`
-	products map[string][]Told // online or not
-	running  map[string]uint64 // counters by gateway, where it says one
+	Gateways []Told         `json:"gateways"`
+	Silent   []string       `json:"silent"` // enrolled, and never heard
+	Rollouts []rolloutState `json:"rollouts"`
+	Ends     []expiry       `json:"ends"` // signatures that are nearly over
 }
 
+// rolloutState is a rollout and where its gateways are. Offline ones, and those that cannot tell, are in none of the counts.
 type rolloutState struct {
 	Product string          `json:"product"`
 	Rollout release.Rollout `json:"rollout"`
-	Good    int             `json:"good"` // run it, committed
-	Trying  int             `json:"trying"`
+	Good    int             `json:"good"`   // have kept it
+	Trying  int             `json:"trying"` // are at it
 	Failed  []failure       `json:"failed"`
+	Next    []string        `json:"next"` // what watch would do, or why it waits
 }
 
 type failure struct {
@@ -44,8 +46,28 @@ type failure struct {
 	Code    string `json:"code"`
 }
 
-func (a *app) overview(f *fleet.Folder, told []Told) (*overview, error) {
-	o := &overview{Gateways: told, Silent: []string{}, Rollouts: []rolloutState{}, products: map[string][]Told{}, running: map[string]uint64{}}
+// seen is what rollouts of a product look at: not who is pinned or has moved away.
+func seen(f *fleet.Folder, product string, told []Told, memory *rollout.Memory) ([]rollout.Seen, error) {
+	var all []rollout.Seen
+	for _, t := range told {
+		if t.Home.Product != product || t.Moved {
+			continue
+		}
+		if o, err := f.Order(t.Gateway); err != nil {
+			return nil, err
+		} else if o != nil && (o.Release.Pin || o.Release.Product != "" && o.Release.Product != product) {
+			continue
+		}
+		s := rollout.Seen{Gateway: t.Gateway, Online: t.Online, At: t.Seen, Version: t.Release,
+			Update: rollout.Update{State: t.Update.State, Code: t.Update.Code, Counter: t.Update.Counter, Attempt: t.Update.Attempt}}
+		memory.Note(&s)
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+func (a *app) overview(f *fleet.Folder, told []Told, memory *rollout.Memory) (*overview, error) {
+	o := &overview{Gateways: told, Silent: []string{}, Rollouts: []rolloutState{}}
 	enrolled, err := f.Gateways("")
 	if err != nil {
 		return nil, err
@@ -65,33 +87,35 @@ func (a *app) overview(f *fleet.Folder, told []Told) (*overview, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, t := range told {
-			if t.Home.Product == product {
-				o.products[product] = append(o.products[product], t)
-			}
+		gateways, err := seen(f, product, told, memory)
+		if err != nil {
+			return nil, err
 		}
-		for _, x := range r.Rollouts {
-			s := rolloutState{Product: product, Rollout: x, Failed: []failure{}}
-			for _, t := range o.products[product] {
-				switch {
-				case t.Release == x.Version && t.Update.Counter != x.Counter, t.Update.Counter == x.Counter && t.Update.Code == "ok":
+		_, steps := rollout.Decide(r, gateways, now())
+		for i := range r.Rollouts {
+			x := &r.Rollouts[i]
+			s := rolloutState{Product: product, Rollout: *x, Failed: []failure{}, Next: []string{}}
+			for _, g := range gateways {
+				switch rollout.Judge(r, x, g, now()) {
+				case rollout.Succeeded:
 					s.Good++
-				case t.Update.Counter == x.Counter && t.Update.State != "" && failed(t):
-					s.Failed = append(s.Failed, failure{t.Gateway, t.Update.Code})
-				case t.Update.Counter == x.Counter:
+				case rollout.Trying:
 					s.Trying++
+				case rollout.Failed:
+					s.Failed = append(s.Failed, failure{g.Gateway, g.Update.Code})
+				case rollout.Missing:
+					s.Failed = append(s.Failed, failure{g.Gateway, "no verdict"})
+				}
+			}
+			for _, step := range steps {
+				if step.Rollout == x.ID {
+					s.Next = append(s.Next, step.String())
 				}
 			}
 			o.Rollouts = append(o.Rollouts, s)
 		}
 	}
 	return o, nil
-}
-
-// failed says whether a gateway has rolled its release back, or refused it.
-func failed(t Told) bool {
-	return strings.HasPrefix(t.Update.Code, "trial.") && t.Update.Code != "trial.inconclusive" && t.Update.Code != "trial.power" ||
-		strings.HasPrefix(t.Update.Code, "rel.") || strings.HasPrefix(t.Update.Code, "slot.")
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -119,7 +143,7 @@ is off is shown with what it said last. Exit 1 where a rollout has failures or i
 		if err := b.settle(cmd.Context(), *quiet, time.Minute); err != nil {
 			return err
 		}
-		o, err := a.overview(f, b.gateways())
+		o, err := a.overview(f, b.gateways(), &rollout.Memory{})
 		if err != nil {
 			return err
 		}
@@ -193,16 +217,15 @@ func (o *overview) print(out io.Writer) error {
 		for _, x := range r.Failed {
 			fmt.Fprintf(out, "    %s: %s\n", x.Gateway, shown(x.Code))
 		}
+		for _, x := range r.Next {
+			fmt.Fprintf(out, "    %s\n", shown(x))
+		}
 	}
 	for _, e := range o.Ends {
 		fmt.Fprintf(out, "\n%s ends on %s: publish with its keys before\n", e.Role, date(e.Ends))
 	}
 	return nil
 }
-
-// decide is the next step of a product's rollouts, decided from what the gateways say. It changes r and says what it did, one a line;
-// nothing where it is not time.
-type decide func(f *fleet.Folder, r *release.Rollouts, told []Told, now time.Time) ([]string, error)
 
 func (a *app) watchCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -244,6 +267,8 @@ func (a *app) watch(ctx context.Context, cmd *cobra.Command, look bool, every ti
 			b.close()
 		}
 	}()
+	memory := &rollout.Memory{}
+	var renewed time.Time // when it was last tried
 	pause := time.Second
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -275,13 +300,13 @@ func (a *app) watch(ctx context.Context, cmd *cobra.Command, look bool, every ti
 		}
 		told := b.gateways()
 		if !look {
-			if err := a.lead(ctx, cmd, b, told); err != nil {
+			if err := a.lead(ctx, cmd, b, told, memory, &renewed); err != nil {
 				if !errors.Is(err, fleet.ErrLocked) { // another one is at it
 					fmt.Fprintln(cmd.ErrOrStderr(), err)
 				}
 			}
 		}
-		o, err := a.overview(f, told)
+		o, err := a.overview(f, told, memory)
 		if err != nil {
 			return err
 		}
@@ -308,7 +333,7 @@ func (a *app) watch(ctx context.Context, cmd *cobra.Command, look bool, every ti
 }
 
 // lead takes the next steps of all products and publishes them.
-func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []Told) error {
+func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []Told, memory *rollout.Memory, renewed *time.Time) error {
 	return a.with(func(f *fleet.Folder) error {
 		p, err := f.Repo.Load()
 		if err != nil {
@@ -323,24 +348,31 @@ func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []To
 			if err != nil {
 				return err
 			}
-			said, err := nextStep(f, r, told, now())
+			gateways, err := seen(f, product, told, memory)
 			if err != nil {
 				return err
 			}
-			if len(said) == 0 {
-				continue
+			next, steps := rollout.Decide(r, gateways, now())
+			for _, step := range steps {
+				if step.Changes() {
+					changed[product] = true
+					fmt.Fprintf(cmd.OutOrStdout(), "%s %s: %s\n", now().UTC().Format(time.RFC3339), product, step)
+				}
 			}
-			for _, line := range said {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s %s: %s\n", now().UTC().Format(time.RFC3339), product, line)
+			if changed[product] {
+				if err := f.SaveRollouts(next); err != nil {
+					return err
+				}
 			}
-			if err := f.SaveRollouts(r); err != nil {
-				return err
-			}
-			changed[product] = true
 		}
-		if len(changed) == 0 {
+		// It is automation, too: what ends is renewed, with the keys that are here.
+		due := now().Sub(*renewed) > time.Hour && slices.ContainsFunc(p.Roles(), func(s writer.State) bool {
+			return now().Add(writer.TermOf(s.Role).Renew).After(s.Expires)
+		})
+		if len(changed) == 0 && !due {
 			return nil
 		}
+		*renewed = now()
 		ring, err := a.ring(cmd, f)
 		if err != nil {
 			return err
@@ -353,8 +385,6 @@ func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []To
 		return err
 	})
 }
-
-var nextStep decide = func(*fleet.Folder, *release.Rollouts, []Told, time.Time) ([]string, error) { return nil, nil }
 
 // version is set by the linker (see the Makefile).
 var version = "dev"
