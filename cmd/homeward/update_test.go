@@ -209,14 +209,16 @@ func TestUpdate(t *testing.T) {
 	s.follow(f)
 	s.configure(m.URL)
 	s.launch(agentOf(t, "1.0.0"))
-	s.until("running the factory's release", func(v status.Status) bool { return proven(v) && v.Update.Checked != nil })
+	s.until("running the factory's release", proven)
 	v, err := s.status()
 	require.NoError(t, err)
 	require.Equal(t, []any{"1.0.0", "factory", uint64(0)}, []any{v.Version, v.Update.Slot, v.Update.Counter})
 
 	from := time.Now().UnixMilli()
 	f.release("1.1.0", agentOf(t, "1.1.0"), "2s", "60s")
-	nudge(t, fleetClient)
+	out, err := exec.Command(agentOf(t, "1.0.0"), "update", "apply", filepath.Join(f.dir, "repository"), "--config", s.config()).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "1.1.0, release 1", "a folder, as on a USB stick")
 	v = s.until("1.1.0 committed", func(v status.Status) bool { return v.Version == "1.1.0" && v.Update.LastResult == "1.1.0: ok" })
 	require.EqualValues(t, 1, v.Update.Counter)
 	require.Len(t, v.Update.Slot, 64)
@@ -230,15 +232,15 @@ func TestUpdate(t *testing.T) {
 	require.Equal(t, []status.Quarantined{{Version: "1.2.0", Counter: 2, Code: "trial.crash"}}, v.Update.Quarantine)
 	require.Eventually(t, func() bool { return slices.Equal([]string{"trial.crash"}, told.outcomes(2)) }, patience, 50*time.Millisecond)
 	fetched := v.Update.Bytes.Today
-	nudge(t, fleetClient)
-	checked := *v.Update.Checked
-	v = s.until("asked again", func(v status.Status) bool {
-		return v.Update.Checked != nil && v.Update.Checked.After(checked) && v.Update.State != "checking"
-	})
+	out, err = exec.Command(agentOf(t, "1.0.0"), "update", "apply", filepath.Join(f.dir, "repository"), "--config", s.config()).CombinedOutput()
+	require.Error(t, err, "%s", out)
+	require.Contains(t, string(out), "trial.crash", "nor by hand, while nobody assigns it anew")
+	v, err = s.status()
+	require.NoError(t, err)
 	require.Less(t, v.Update.Bytes.Today-fetched, int64(20_000), "it is not fetched again")
 	require.Equal(t, "1.1.0", v.Version)
 
-	out, err := exec.Command(agentOf(t, "1.1.0"), "update", "history", "--config", s.config()).CombinedOutput()
+	out, err = exec.Command(agentOf(t, "1.1.0"), "update", "history", "--config", s.config()).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Regexp(t, `committed +1\.1\.0 +release 1 +ok`, string(out))
 	require.Regexp(t, `rolled-back +1\.2\.0 +release 2 +trial\.crash`, string(out))
@@ -277,7 +279,10 @@ func TestUpdateKilled(t *testing.T) {
 	good := []string{"1.1.0"}
 	for i := range kills {
 		s.launch(factory)
-		time.Sleep(time.Duration(dice.IntN(2500)) * time.Millisecond)
+		apply := exec.Command("/bin/sh", "-c", `until "$0" update apply "$1" --config "$2"; do sleep 0.2; done`, factory, filepath.Join(f.dir, "repository"), s.config())
+		apply.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+		require.NoError(t, apply.Start())
+		time.Sleep(time.Duration(dice.IntN(4000)) * time.Millisecond)
 		if dice.IntN(3) == 0 { // the agent alone, as the kernel does it when memory is short
 			if v, err := s.status(); err == nil {
 				_ = syscall.Kill(v.PID, syscall.SIGKILL)
@@ -285,6 +290,8 @@ func TestUpdateKilled(t *testing.T) {
 			}
 		}
 		s.cut()
+		_ = syscall.Kill(-apply.Process.Pid, syscall.SIGKILL)
+		_ = apply.Wait()
 		if i%10 == 9 && i+10 < kills {
 			version := fmt.Sprintf("1.%d.0", 2+i/10)
 			if i%20 == 19 {
@@ -300,6 +307,9 @@ func TestUpdateKilled(t *testing.T) {
 	t.Logf("seed %d: %d kills, %d good releases and %d bad ones; %s runs, quarantined: %v", seed, kills, len(good), kills/20, v.Version, v.Update.Quarantine)
 	// A kill in a trial is a crash, so that a good release may have been undone, too; the next one comes through.
 	f.release("9.9.9", agentOf(t, "9.9.9"), "1s", "60s")
+	require.Eventually(t, func() bool {
+		return exec.Command(factory, "update", "apply", filepath.Join(f.dir, "repository"), "--config", s.config()).Run() == nil
+	}, patience, time.Second)
 	s.until("the next good release committed", func(v status.Status) bool { return v.Update.LastResult == "9.9.9: ok" && v.Version == "9.9.9" })
 	s.settle(m.URL)
 	s.complete()
