@@ -16,7 +16,10 @@ import (
 )
 
 // trialWatchdog is the watchdog of a release on trial: shorter than the unit's, so that three hangs end within a minute.
-const trialWatchdog = 15 * time.Second
+var trialWatchdog = 15 * time.Second
+
+// apart is how many seconds lie between the starts of two tries within a boot: before the third, the second, the first.
+var apart = [boot.Tries]int64{10, 3, 0}
 
 // soon is within how many seconds of its start an end counts as a repetition of the one before.
 const soon = 60
@@ -56,8 +59,7 @@ func pause(r *boot.Record, bootID string, last boot.Last, known bool, uptime int
 		if t.TriesLeft <= 0 {
 			return 0 // it ends here
 		}
-		apart := []int64{10, 3, 0}[min(t.TriesLeft, boot.Tries)-1]
-		return time.Duration(max(0, apart-ran)) * time.Second
+		return time.Duration(max(0, apart[min(t.TriesLeft, boot.Tries)-1]-ran)) * time.Second
 	}
 	if ran >= soon {
 		return 0
@@ -190,6 +192,10 @@ func (l *launcher) environment(c candidate, more ...string) []string {
 		slot = "factory"
 	}
 	set := append([]string{"HOMEWARD_SLOT=" + slot, "HOMEWARD_STATE=" + l.state, "HOMEWARD_LAUNCHER=" + strconv.Itoa(boot.LauncherLevel)}, more...)
+	if os.Getenv("GOTRACEBACK") == "" {
+		// A panic of a Go program is exit status 2, which says that the configuration is wrong: make it a signal instead.
+		set = append(set, "GOTRACEBACK=crash")
+	}
 	var all []string
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")

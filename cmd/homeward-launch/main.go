@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,7 @@ Example:     homeward-launch run --config /etc/homeward/homeward.yaml
 `
 
 func main() {
+	debug.SetTraceback("crash") // exit status 2, as of a panic, would keep systemd from starting it again
 	state := env("HOMEWARD_STATE", "/var/lib/homeward")
 	l := &launcher{
 		state: state, factory: env("HOMEWARD_FACTORY", factory()), boot: boot.BootID(),

@@ -339,6 +339,9 @@ func (s *Store) Note(l Last) error {
 		slot = "factory"
 	}
 	text := fmt.Sprintf("%s %s %s %d %d\n", how, slot, l.BootID, l.StartS, l.Crashes)
+	if err := s.FS.MkdirAll(s.Dir, 0o700); err != nil {
+		return fmt.Errorf("boot: note: %w", err)
+	}
 	f, err := s.FS.OpenFile(s.path(lastName), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return fmt.Errorf("boot: note: %w", err)

@@ -1,5 +1,5 @@
 // Command fakeagent stands for the agent and its updater in tests of the launcher: it behaves as the file behave/<slot> below the
-// state folder says (ok, exit N, segv, hang, hang-at-start, slow, memory, late N), arms what the file assign says
+// state folder says (ok, exit N, panic, segv, hang, hang-at-start, slow, memory, late N), arms what the file assign says
 // ("slot counter"), commits its own trial, and writes what happens to the file log ("ms-since-boot slot what"). What must never
 // happen it writes to the file violations.
 package main
@@ -105,6 +105,8 @@ func main() {
 	switch behave {
 	case "exit":
 		os.Exit(n)
+	case "panic":
+		panic("as asked")
 	case "segv":
 		signal.Reset(unix.SIGSEGV)
 		unix.Kill(os.Getpid(), unix.SIGSEGV)
