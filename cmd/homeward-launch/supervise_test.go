@@ -83,7 +83,9 @@ func TestSupervise(t *testing.T) {
 				b.soon("the old one again", out, func() bool { return b.starts(old) == 2 })
 				require.Equal(t, old, b.record().Active)
 			}
-			b.soon("ready", out, func() bool { return strings.HasSuffix(b.read("log"), "ready\n") || strings.HasSuffix(b.read("log"), "committed\n") })
+			b.soon("ready", out, func() bool {
+				return strings.HasSuffix(b.read("log"), "ready\n") || strings.HasSuffix(b.read("log"), "committed\n")
+			})
 			require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 			require.Equal(t, 0, status(cmd), "%s", out)
 			require.True(t, strings.HasSuffix(b.read("log"), "stopped\n"), b.read("log"))

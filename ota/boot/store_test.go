@@ -369,24 +369,25 @@ func newGateway(fs *crashfs.FS) *gateway {
 	return &gateway{fs: fs, s: &Store{FS: fs, Dir: dirOTA}, ran: map[string]bool{}}
 }
 
-// install is steps 5 to 8.
-func (g *gateway) install(program string) error {
-	slot := slotOf(program)
-	if g.s.Verify(slot) == nil {
+func (g *gateway) install(program string) error { return install(g.s, program, true) }
+
+// install is steps 5 to 8 of an update: write beside, sync, rename, sync.
+func install(s *Store, program string, sync bool) error {
+	slot, slots := slotOf(program), filepath.Join(s.Dir, "slots")
+	if s.Verify(slot) == nil {
 		return nil
 	}
-	slots := filepath.Join(dirOTA, "slots")
 	tmp := filepath.Join(slots, ".new-"+slot)
-	if err := errors.Join(g.fs.RemoveAll(tmp), g.fs.RemoveAll(g.s.SlotDir(slot))); err != nil {
+	if err := errors.Join(s.FS.RemoveAll(tmp), s.FS.RemoveAll(s.SlotDir(slot))); err != nil {
 		return err
 	}
-	if err := g.fs.MkdirAll(tmp, 0o700); err != nil {
+	if err := s.FS.MkdirAll(tmp, 0o700); err != nil {
 		return err
 	}
-	if err := g.fs.SyncDir(dirOTA); err != nil {
+	if err := s.FS.SyncDir(s.Dir); err != nil {
 		return err
 	}
-	f, err := g.fs.OpenFile(filepath.Join(tmp, agentName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := s.FS.OpenFile(filepath.Join(tmp, agentName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -395,16 +396,16 @@ func (g *gateway) install(program string) error {
 			return err
 		}
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if sync {
+		err = errors.Join(f.Sync(), s.FS.SyncDir(tmp))
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := g.fs.SyncDir(tmp); err != nil {
+	if err := s.FS.Rename(tmp, s.SlotDir(slot)); err != nil {
 		return err
 	}
-	if err := g.fs.Rename(tmp, g.s.SlotDir(slot)); err != nil {
-		return err
-	}
-	return g.fs.SyncDir(slots)
+	return s.FS.SyncDir(slots)
 }
 
 // start is the launcher: what it starts, once it may.
