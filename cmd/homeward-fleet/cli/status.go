@@ -208,7 +208,7 @@ func (o *overview) print(out io.Writer) error {
 	for _, r := range o.Rollouts {
 		at := ""
 		for _, g := range r.Rollout.Groups {
-			if g.State == release.FirstOnly || g.State == release.Open {
+			if r.Rollout.State == release.Running && (g.State == release.FirstOnly || g.State == release.Open) {
 				at = fmt.Sprintf(", group %s (%s)", g.Name, groupState(g))
 			}
 		}

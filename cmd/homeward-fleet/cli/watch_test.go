@@ -1,0 +1,170 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+	"github.com/stretchr/testify/require"
+
+	"homeward/agent/cloud/cloudtest"
+	"homeward/ota/release"
+)
+
+// site are gateways that only say how they are.
+type site struct {
+	t      *testing.T
+	client paho.Client
+	mu     sync.Mutex
+	nudged map[string]int
+}
+
+func newSite(t *testing.T, options *paho.ClientOptions) *site {
+	s := &site{t: t, nudged: map[string]int{}, client: paho.NewClient(options)}
+	require.True(t, s.client.Connect().WaitTimeout(10*time.Second))
+	t.Cleanup(func() { s.client.Disconnect(100) })
+	token := s.client.Subscribe("homeward/acme/+/+/orders", 1, func(_ paho.Client, m paho.Message) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.nudged[strings.Split(m.Topic(), "/")[3]]++
+	})
+	require.True(t, token.WaitTimeout(10*time.Second))
+	require.NoError(t, token.Error())
+	return s
+}
+
+// say publishes a gateway's retained status.
+func (s *site) say(gateway, release, state, code string, counter uint64) {
+	v := map[string]any{
+		"online": true, "version": release, "epoch": 1, "release": release, "backlog": 12, "operations": 34,
+		"home":     map[string]any{"cloud": "mqtt", "organization": "acme", "project": "cold", "product": "gateway-v2"},
+		"update":   map[string]any{"state": state, "code": code, "counter": counter, "attempt": 1},
+		"problems": []map[string]any{{"code": "clock.untrusted", "severity": "warn", "text": "the clock"}},
+	}
+	raw, err := json.Marshal(v)
+	require.NoError(s.t, err)
+	token := s.client.Publish("homeward/acme/cold/"+gateway+"/status", 1, true, raw)
+	require.True(s.t, token.WaitTimeout(10*time.Second))
+	require.NoError(s.t, token.Error())
+}
+
+func (s *site) nudges(gateway string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nudged[gateway]
+}
+
+// TestWatch: a manager who watches leads a rollout on, publishes each step and tells the gateways, over TLS with a password; a bad first
+// gateway halts it; and status says all of that.
+func TestWatch(t *testing.T) {
+	authority := cloudtest.NewAuthority(t)
+	broker := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{TLS: authority, Users: map[string]string{"fleet": "hush-hush"}})
+	m := newManager(t)
+	password := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(password, []byte("hush-hush\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(m.dir, "fleet.yaml"), fmt.Appendf(nil, "organization: acme\nmqtt:\n  url: %s\n  username: fleet\n  password_file: %s\n  ca_file: %s\n",
+		broker.URL, password, authority.CAFile), 0o600))
+	m.run("product", "add", "gateway-v2")
+	m.run("publish")
+	for i := range 6 {
+		m.enroll(fmt.Sprintf("gw-%d", i), "gateway-v2")
+	}
+	dir := t.TempDir()
+	for _, version := range []string{"1.0.0", "1.1.0"} {
+		build(t, filepath.Join(dir, version), version, "-s", "-w")
+		m.run("release", "add", "gateway-v2", filepath.Join(dir, version), "--version", version)
+	}
+	m.run("release", "roll", "gateway-v2", "1.0.0", "--all")
+	m.run("publish")
+	options := paho.NewClientOptions().AddBroker(strings.Replace(broker.URL, "tls://", "ssl://", 1)).SetUsername("fleet").SetPassword("hush-hush").SetClientID("site")
+	pem, err := os.ReadFile(authority.CAFile)
+	require.NoError(t, err)
+	pool := x509.NewCertPool()
+	require.True(t, pool.AppendCertsFromPEM(pem))
+	options.SetTLSConfig(&tls.Config{RootCAs: pool})
+	s := newSite(t, options)
+	for i := range 6 {
+		s.say(fmt.Sprintf("gw-%d", i), "1.0.0", "idle", "", 1)
+	}
+	m.run("release", "roll", "gateway-v2", "1.1.0", "--group", "lab=gw-0", "--groups", "100", "--soak", "0s")
+	m.run("publish")
+
+	code, out, _ := m.try("status", "--wait", "300ms")
+	require.Zero(t, code)
+	require.Regexp(t, `(?m)^gw-3 +cold +gateway-v2 +1\.0\.0 +idle 1 +12 +34 +clock\.untrusted$`, out)
+	require.Contains(t, out, "rollout r2-1 of gateway-v2 1.1.0 (2): running, group lab (first: gw-0)")
+
+	ctx, stop := context.WithCancel(t.Context())
+	var said, errs safe
+	ended := make(chan error, 1)
+	go func() {
+		cmd := Command()
+		cmd.SetArgs([]string{"--fleet", m.dir, "watch", "--every", "100ms"})
+		cmd.SetOut(&said)
+		cmd.SetErr(&errs)
+		ended <- cmd.ExecuteContext(ctx)
+	}()
+	wait := func(what string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return strings.Contains(said.String(), what) }, time.Minute, 50*time.Millisecond, "%s: %s%s", what, &said, &errs)
+	}
+	s.say("gw-0", "1.1.0", "trial", "", 2)
+	s.say("gw-0", "1.1.0", "idle", "ok", 2)
+	wait("group 100 percent: first: gateway gw-")
+	require.Eventually(t, func() bool { return s.nudges("gw-5") > 0 }, time.Minute, 50*time.Millisecond)
+	r := m.published("gateway-v2")
+	first := r.Rollouts[0].Groups[1].First
+	require.NotEmpty(t, first)
+	require.NotEqual(t, "gw-0", first)
+	s.say(first, "1.0.0", "idle", "trial.crash", 2)
+	wait("rollout r2-1: halt: ")
+	require.Eventually(t, func() bool { return m.published("gateway-v2").Rollouts[0].State == release.HaltedRoll }, time.Minute, 50*time.Millisecond)
+	stop()
+	require.NoError(t, <-ended)
+	require.NotContains(t, said.String()+errs.String(), "hush-hush")
+
+	code, out, _ = m.try("status", "--wait", "300ms")
+	require.Equal(t, 1, code, "a halted rollout is a failure")
+	require.Contains(t, out, "rollout r2-1 of gateway-v2 1.1.0 (2): halted; 1 have kept it, 0 are at it, 1 failed\n    "+first+": trial.crash\n")
+}
+
+// safe is a buffer that may be read while it is written.
+type safe struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safe) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safe) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// published are the rollouts that gateways see.
+func (m *manager) published(product string) *release.Rollouts {
+	f, err := (&app{dir: m.dir}).look()
+	require.NoError(m.t, err)
+	p, err := f.Repo.Load()
+	require.NoError(m.t, err)
+	raw, err := f.Repo.File(p, release.RolloutsPath(product))
+	require.NoError(m.t, err)
+	r, err := release.ParseRollouts(raw)
+	require.NoError(m.t, err)
+	return r
+}
