@@ -332,6 +332,11 @@ func (u *Updater) changed() {
 // Nudge asks for a look at the repository soon. It never waits; many are one, and they are spread so that a fleet that is told
 // together does not come together.
 func (u *Updater) Nudge() {
+	u.mu.Lock()
+	if u.interrupt != nil && time.Since(u.checked) > soon {
+		u.interrupt(errRecheck) // what is being fetched may be what was withdrawn
+	}
+	u.mu.Unlock()
 	select {
 	case u.nudged <- struct{}{}:
 	default:

@@ -22,7 +22,7 @@ import (
 // Times of the updater.
 const (
 	soon        = 30 * time.Second // a nudge is followed within so long, and two looks are no closer
-	fresh       = 5 * time.Minute  // a look that is older is repeated before arming
+	fresh       = time.Minute      // a look that is older is repeated before arming
 	firstFail   = time.Minute      // the bound of the first pause after a failure; it doubles up to every, or 6 h
 	maxFail     = 6 * time.Hour
 	trialPause  = time.Hour // before a release is armed again that power cuts or the link undid; then six times as long

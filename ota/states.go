@@ -70,6 +70,7 @@ var Table = []Transition{
 	{Checking, none, Idle, Idle},
 	{Checking, found, Chosen, Checking},
 	{Checking, refuse, Refused, Checking},
+	{Checking, postpone, Deferred, Checking},
 	{Checking, fail, Failed, Checking},
 
 	{Chosen, fits, Fetching, Checking},

@@ -65,6 +65,8 @@ type Rollout struct {
 	SoakS          int64   `json:"soak_s,omitempty"`          // seconds between the last verdict that a group needs and the next group
 	VerdictAfterS  int64   `json:"verdict_after_s,omitempty"` // a gateway that took it and is seen this many seconds later without a verdict has failed; 0: never
 	Window         string  `json:"window,omitempty"`          // gateways' local time, such as 02:00-05:00; none: their own
+
+	Again []string `json:"again,omitempty"` // gateways that had failed with this release before this rollout reached them, and have not tried it again yet
 }
 
 // Group is a part of the gateways: a list, or those with a bucket up to Percent that no earlier group has.
@@ -172,6 +174,9 @@ func (o *Rollout) check() error {
 	); err != nil {
 		return err
 	}
+	if err := gateways(at+": again", o.Again); err != nil {
+		return err
+	}
 	if o.Window != "" && !IsWindow(o.Window) {
 		return malformed(at+": window", o.Window, "a time of day such as 02:00-05:00")
 	}
@@ -194,7 +199,7 @@ func (o *Rollout) check() error {
 			within(at+": percent", g.Percent, 0, 100),
 			within(at+": open_to", g.OpenTo, 0, 100),
 			within(at+": settled", g.Settled, 0, maxUnix),
-			counted(at+": gateways", len(g.Gateways), maxMembers),
+			gateways(at+": gateways", g.Gateways),
 		); err != nil {
 			return err
 		}
@@ -209,16 +214,24 @@ func (o *Rollout) check() error {
 		case len(g.Gateways) == 0:
 			low = g.Percent
 		}
-		seen := map[string]bool{}
-		for _, id := range g.Gateways {
-			if err := named(at+": gateways", id, IsGateway, wantGateway); err != nil {
-				return err
-			}
-			if seen[id] {
-				return malformed(at+": gateways", id, "each gateway once")
-			}
-			seen[id] = true
+	}
+	return nil
+}
+
+// gateways checks a list of them.
+func gateways(what string, list []string) error {
+	if err := counted(what, len(list), maxMembers); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for _, id := range list {
+		if err := named(what, id, IsGateway, wantGateway); err != nil {
+			return err
 		}
+		if seen[id] {
+			return malformed(what, id, "each gateway once")
+		}
+		seen[id] = true
 	}
 	return nil
 }

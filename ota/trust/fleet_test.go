@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,7 +31,7 @@ var t0 = time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
 
 // fleet is a repository that a test makes and breaks: what it says is in its fields, sign turns it into files.
 type fleet struct {
-	t     *testing.T
+	t     testing.TB
 	keys  map[string][]ed25519.PrivateKey // by role
 	root  *metadata.Metadata[metadata.RootType]
 	snap  *metadata.Metadata[metadata.SnapshotType]
@@ -41,13 +42,13 @@ type fleet struct {
 	files map[string][]byte // the folder
 }
 
-func newKey(t *testing.T) ed25519.PrivateKey {
+func newKey(t testing.TB) ed25519.PrivateKey {
 	_, key, err := ed25519.GenerateKey(nil)
 	require.NoError(t, err)
 	return key
 }
 
-func keyOf(t *testing.T, k ed25519.PrivateKey) (*metadata.Key, string) {
+func keyOf(t testing.TB, k ed25519.PrivateKey) (*metadata.Key, string) {
 	key, err := metadata.KeyFromPublicKey(k.Public())
 	require.NoError(t, err)
 	id, err := key.ID()
@@ -56,7 +57,7 @@ func keyOf(t *testing.T, k ed25519.PrivateKey) (*metadata.Key, string) {
 }
 
 // newFleet is a fleet with two products, a bin of orders and a pinned development gateway. Its factory root is the first.
-func newFleet(t *testing.T) *fleet {
+func newFleet(t testing.TB) *fleet {
 	f := &fleet{t: t, keys: map[string][]ed25519.PrivateKey{}, roles: map[string]*metadata.Metadata[metadata.TargetsType]{}, files: map[string][]byte{}}
 	year := t0.Add(365 * 24 * time.Hour)
 	f.root, f.snap, f.stamp = metadata.Root(year), metadata.Snapshot(t0.Add(14*24*time.Hour)), metadata.Timestamp(t0.Add(7*24*time.Hour))
@@ -68,7 +69,7 @@ func newFleet(t *testing.T) *fleet {
 	f.delegate(targets, "releases-p2", []string{"releases/p2/*", "releases/p2/*/*"}, false)
 	f.delegate(targets, "dev-p1", []string{"dev/gw7/*"}, true)
 	f.delegate(targets, "orders", []string{"orders/*"}, true)
-	f.bins("orders", 4)
+	f.bins("orders", 2)
 	f.target("releases-p1", "releases/p1/rollouts.json", `{"serial":1}`)
 	f.target("releases-p1", "releases/p1/linux-arm64/141.json", `{"counter":141}`)
 	f.target("releases-p2", "releases/p2/rollouts.json", `{"serial":2}`)
@@ -340,7 +341,7 @@ func (f *floors) SetRoleFloors(all map[string]boot.RoleFloor) error {
 
 // gateway is what a test opens again and again on the same disk.
 type gateway struct {
-	t       *testing.T
+	t       testing.TB
 	o       Options
 	now     time.Time
 	synced  bool
@@ -389,3 +390,5 @@ type errno string
 func (e errno) Error() string { return string(e) }
 
 func withVersion(f boot.RoleFloor, v int64) boot.RoleFloor { f.Version = v; return f }
+
+func sortedStrings(s []string) []string { slices.Sort(s); return s }
