@@ -32,6 +32,7 @@ const (
 	farewell      = time.Second     // for the last acknowledgements and the last status
 	statusEvery   = 5 * time.Minute // between statuses that say nothing new
 	statusPause   = 30 * time.Second
+	owedPause     = 5 * time.Second        // the same where an outcome waits
 	coalesce      = 200 * time.Millisecond // appends are looked at together
 	maxAlarms     = 1024
 	maxAckRanges  = 4096
@@ -500,7 +501,7 @@ func (s *session) run(ctx context.Context) (err error) {
 		text := s.describe(true)
 		quiet := time.Since(toldAt)
 		owed := s.owes != nil && s.trusted() && s.owes() // the status of the connect proves nothing
-		if quiet < statusPause || !owed && (bytes.Equal(text, told) || quiet < statusEvery && sameNews(text, told)) {
+		if quiet < owedPause || !owed && (quiet < statusPause || bytes.Equal(text, told) || quiet < statusEvery && sameNews(text, told)) {
 			return
 		}
 		told, toldAt = text, time.Now()

@@ -38,7 +38,7 @@ type fakeHome struct {
 	schemas  []string
 	deaf     error    // what Status says
 	statuses []string // that it took
-	mute     bool // no acknowledgements
+	mute     bool     // no acknowledgements
 	answer   func(payload []byte) error
 	sessions int
 	last     *fakeSession
@@ -165,11 +165,11 @@ func (s *fakeSession) Status(_ context.Context, text []byte) error {
 	}
 	return s.h.deaf
 }
-func (s *fakeSession) Hints() <-chan cloud.Hint             { return s.hints }
-func (s *fakeSession) Done() <-chan struct{}                { return s.done }
-func (s *fakeSession) Err() error                           { return errors.New("fake: lost") }
-func (s *fakeSession) Close(context.Context, []byte)        { s.drop() }
-func (s *fakeSession) drop()                                { s.once.Do(func() { close(s.done) }) }
+func (s *fakeSession) Hints() <-chan cloud.Hint      { return s.hints }
+func (s *fakeSession) Done() <-chan struct{}         { return s.done }
+func (s *fakeSession) Err() error                    { return errors.New("fake: lost") }
+func (s *fakeSession) Close(context.Context, []byte) { s.drop() }
+func (s *fakeSession) drop()                         { s.once.Do(func() { close(s.done) }) }
 
 // desk is a publisher over a real buffer and a fake home, in time of its own.
 type desk struct {
