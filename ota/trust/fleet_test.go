@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -42,10 +43,12 @@ type fleet struct {
 	files map[string][]byte // the folder
 }
 
-func newKey(t testing.TB) ed25519.PrivateKey {
-	_, key, err := ed25519.GenerateKey(nil)
-	require.NoError(t, err)
-	return key
+var keysMade atomic.Uint64
+
+// newKey is a key that no other is like, and the same in each process that asks in the same order (fuzzing has many).
+func newKey(testing.TB) ed25519.PrivateKey {
+	seed := sha256.Sum256(fmt.Appendf(nil, "key %d", keysMade.Add(1)))
+	return ed25519.NewKeyFromSeed(seed[:])
 }
 
 func keyOf(t testing.TB, k ed25519.PrivateKey) (*metadata.Key, string) {
