@@ -43,7 +43,6 @@ type candidate struct {
 // plan counts the start and gives what to start, the best first.
 type plan struct {
 	list []candidate
-	last boot.Last // of this boot, with known
 	note boot.Last // of the run that begins
 	skip string    // slot that needs no check: it ended cleanly in this boot
 }

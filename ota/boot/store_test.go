@@ -514,7 +514,7 @@ func holds(t *testing.T, fs *crashfs.FS, seen *Record, where string) {
 // operation of what follows; in each mode of survival.
 func TestCrashAtEachOperation(t *testing.T) {
 	t.Parallel()
-	every := 120 // of the second crashes
+	every := 200 // of the second crashes
 	if os.Getenv("HOMEWARD_CAMPAIGN") != "" {
 		every = 1
 	}
