@@ -231,38 +231,37 @@ func TestBudget(t *testing.T) {
 func TestDisk(t *testing.T) {
 	s := scenarios[0]
 	none, _ := s.play(t, 1, life{})
-	stride := 23
+	stride := 61
 	if os.Getenv("HOMEWARD_CAMPAIGN") != "" {
 		stride = 1
 	}
 	runs := 0
-	for at := 1 + runs; at <= none[0]; at += stride {
-		for _, errno := range []error{syscall.ENOSPC, syscall.EIO, syscall.EROFS} {
-			for _, long := range []bool{false, true} {
-				runs++
-				synctest.Test(t, func(t *testing.T) {
-					b := newBox(t)
-					b.diskFails = true
-					b.settings.Every = 10 * time.Minute
-					b.fleet.rate = 600
-					s.setup(b)
-					if long {
-						b.fs.FailFrom(b.fs.Ops()+at, errno)
-					} else {
-						b.fs.Fail(b.fs.Ops()+at, errno)
-					}
-					healed := time.Now().Add(6 * time.Hour)
-					b.until(72*time.Hour, func() bool {
-						if long && time.Now().After(healed) {
-							b.fs.FailFrom(0, nil)
-						}
-						return s.stage(b)
-					})
-					require.Empty(t, b.record().Quarantine, "the release is not to blame")
-				})
-				if t.Failed() {
-					t.Fatalf("operation %d, %v, long %v", at, errno, long)
+	for at := 1 + time.Now().Second()%stride; at <= none[0]; at += stride {
+		for _, long := range []bool{false, true} {
+			errno := []error{syscall.ENOSPC, syscall.EIO, syscall.EROFS}[(at+runs)%3]
+			runs++
+			synctest.Test(t, func(t *testing.T) {
+				b := newBox(t)
+				b.diskFails = true
+				b.settings.Every = 10 * time.Minute
+				b.fleet.rate = 600
+				s.setup(b)
+				if long {
+					b.fs.FailFrom(b.fs.Ops()+at, errno)
+				} else {
+					b.fs.Fail(b.fs.Ops()+at, errno)
 				}
+				healed := time.Now().Add(time.Hour + 20*time.Minute)
+				b.until(72*time.Hour, func() bool {
+					if long && time.Now().After(healed) {
+						b.fs.FailFrom(0, nil)
+					}
+					return s.stage(b)
+				})
+				require.Empty(t, b.record().Quarantine, "the release is not to blame")
+			})
+			if t.Failed() {
+				t.Fatalf("operation %d, %v, long %v", at, errno, long)
 			}
 		}
 	}

@@ -215,7 +215,7 @@ type Updater struct {
 	selfOK    string    // manifest whose parts passed their self-check in this process
 }
 
-// New checks the options, makes the folders and reads what is there. It decides nothing; a trial begins with Run.
+// New checks the options and reads what is there; a disk that fails is Run's matter. It decides nothing: a trial begins with Run.
 func New(o Options) (*Updater, error) {
 	switch {
 	case o.Dir == "":
@@ -238,11 +238,6 @@ func New(o Options) (*Updater, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	u := &Updater{o: o, fs: o.FS, log: o.Log, nudged: make(chan struct{}, 1)}
-	for _, dir := range []string{o.Dir, u.path("slots"), u.path("stage"), u.path("outbox")} {
-		if err := makeDir(u.fs, dir); err != nil {
-			return nil, fmt.Errorf("ota: %w", err)
-		}
-	}
 	u.bytes = openBudget(u.fs, u.path("bytes.json"), u.local, func() int64 { return o.Config().DailyBytes })
 	u.sources = &sources{online: o.Trust.Source, bytes: u.bytes}
 	u.repo = o.Repository
@@ -270,13 +265,21 @@ func New(o Options) (*Updater, error) {
 	u.blobs = trust.Downloader{FS: u.fs, Source: u.sources, Dir: u.path("stage"), Take: u.take, MinRate: o.MinRate, Progress: u.progress}
 	u.journal = readJournal(u.fs, u.path("journal.json"))
 	u.history = readHistory(u.fs, u.path("outbox/history.jsonl"))
-	rec, _, err := o.Boot.Load()
-	if err != nil {
-		return nil, fmt.Errorf("ota: %w", err)
-	}
 	u.status.State = Idle
-	u.showLocked(rec)
+	if rec, _, err := o.Boot.Load(); err == nil { // else Run says so, until it can be read
+		u.showLocked(rec)
+	}
 	return u, nil
+}
+
+// folders makes them, and their names durable.
+func (u *Updater) folders() error {
+	for _, dir := range []string{u.o.Dir, u.path("slots"), u.path("stage"), u.path("outbox")} {
+		if err := makeDir(u.fs, dir); err != nil {
+			return diskError("make folders", err)
+		}
+	}
+	return nil
 }
 
 // makeDir makes a folder, and its name durable.

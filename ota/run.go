@@ -150,6 +150,9 @@ func (u *Updater) sleep(ctx context.Context, d time.Duration, nudge bool) bool {
 // begin does what a start owes: what the record says of the last trial, and of this one. false: the disk does not let us; again later.
 func (u *Updater) begin(ctx context.Context) bool {
 	rec, from, err := u.o.Boot.Load()
+	if ferr := u.folders(); ferr != nil {
+		err = errors.Join(err, ferr)
+	}
 	if err == nil && from.Problem != nil {
 		u.log.Warn("boot record", "source", from.Source, "problem", from.Problem)
 	}
@@ -805,6 +808,9 @@ func (u *Updater) Apply(ctx context.Context, path string) (Status, error) {
 	switch s := u.Status().State; s {
 	case Armed, Trial, RolledBack, Judging:
 		return u.Status(), fmt.Errorf("ota: apply: a release is %s: want its end first", s)
+	}
+	if err := u.folders(); err != nil {
+		return u.Status(), err
 	}
 	u.sources.use(trust.Folder(dir))
 	defer u.sources.use(nil)

@@ -121,13 +121,16 @@ func Judge(r *release.Rollouts, o *release.Rollout, s Seen, now time.Time) Verdi
 	return Trying
 }
 
-// failure says whether a code is the release's fault, or the gateway's refusal of it.
+// failure says whether a code is the release's fault, or the gateway's refusal of it. Room, bytes, power, links, the clock and how a
+// gateway was started are neither: it may take the release later.
 func failure(code string) bool {
 	switch code {
-	case "trial.inconclusive", "trial.power":
+	case "trial.inconclusive", "trial.power", "trial.pause", "trial.baseline":
 		return false
+	case "slot.verify", "slot.selfcheck":
+		return true
 	}
-	return strings.HasPrefix(code, "trial.") || strings.HasPrefix(code, "rel.") || strings.HasPrefix(code, "slot.")
+	return strings.HasPrefix(code, "trial.") || strings.HasPrefix(code, "rel.")
 }
 
 // newer says whether a version is that of a release after counter.
