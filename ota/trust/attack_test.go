@@ -7,8 +7,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -759,7 +762,10 @@ func TestTime(t *testing.T) {
 		require.Equal(t, CodeTime, code(g.open().Refresh(ctx)))
 		_, err = r.Target(ctx, "orders/gw7.json")
 		require.Equal(t, CodeTime, code(err))
-		g.synced = true
+		g.now = t0
+		_, err = r.Target(ctx, "orders/gw7.json")
+		require.NoError(t, err, "the clock came back")
+		g.now, g.synced = t0.Add(10*year), true
 		require.Equal(t, CodeExpired, code(g.open().Refresh(ctx)))
 		g.now = t0
 		require.NoError(t, g.open().Refresh(ctx), "the right time is enough")
@@ -791,6 +797,51 @@ func TestTime(t *testing.T) {
 			require.NoError(t, g.open().Refresh(ctx), "%v", at)
 		}
 	})
+}
+
+// TLS: whose certificate is vouched for, and whose is not; and from http:// to https:// on the same host.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := newFleet(t)
+	s := httptest.NewTLSServer(f.serve().Config.Handler)
+	defer s.Close()
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	src, err := HTTPS(s.URL, HTTPOptions{TLS: s.Client().Transport.(*http.Transport).TLSClientConfig})
+	require.NoError(t, err)
+	require.NoError(t, f.gateway(src).open().Refresh(ctx))
+	src, err = HTTPS(s.URL, HTTPOptions{})
+	require.NoError(t, err)
+	err = f.gateway(src).open().Refresh(ctx)
+	require.Equal(t, CodeUnreachable, code(err))
+	require.ErrorContains(t, err, "certificate")
+
+	upgrade := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, s.URL+r.URL.Path, http.StatusMovedPermanently)
+	}))
+	defer upgrade.Close()
+	src, err = HTTPS(upgrade.URL, HTTPOptions{Plain: true, TLS: s.Client().Transport.(*http.Transport).TLSClientConfig})
+	require.NoError(t, err)
+	require.NoError(t, f.gateway(src).open().Refresh(ctx))
+}
+
+// What cannot be kept is not in force: an error, and the same again later.
+func TestFloorsFail(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := newFleet(t)
+	g := f.gateway(f.web(f.serve()))
+	fl := g.o.Floors.(*floors)
+	fl.err = noSpace
+	r := g.open()
+	require.Equal(t, CodeStore, code(r.Refresh(ctx)))
+	require.Empty(t, fl.all)
+	fl.err = nil
+	require.NoError(t, r.Refresh(ctx))
+	require.Equal(t, int64(1), fl.all[timestamp].Version)
+	_, err := r.Target(ctx, "orders/gw7.json")
+	require.NoError(t, err)
+	require.Equal(t, int64(1), fl.all["orders"].Version, "of each role that was asked")
 }
 
 // A folder is no more trusted than a server.

@@ -117,7 +117,7 @@ func TestAnyOrder(t *testing.T) {
 		r := g.open()
 		past := []map[string][]byte{f.copyFiles()}
 		seen := map[string]int64{} // by role
-		for range rapid.IntRange(3, 12).Draw(rt, "steps") {
+		for range rapid.IntRange(2, 8).Draw(rt, "steps") {
 			switch rapid.SampledFrom([]string{"news", "root", "replay", "withhold", "tear", "restart", "honest"}).Draw(rt, "step") {
 			case "news":
 				f.next("releases-p1")

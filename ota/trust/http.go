@@ -99,7 +99,8 @@ func HTTPS(base string, o HTTPOptions) (Source, error) {
 		}
 	}
 	client := &http.Client{Transport: o.Transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
-		if next.URL.Host != u.Host || next.URL.Scheme != u.Scheme {
+		safer := u.Scheme == "http" && next.URL.Scheme == "https" && next.URL.Hostname() == u.Hostname()
+		if !safer && (next.URL.Host != u.Host || next.URL.Scheme != u.Scheme) {
 			return errElsewhere
 		}
 		if len(via) > maxRedirects {

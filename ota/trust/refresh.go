@@ -74,6 +74,15 @@ type view struct {
 	*trustedmetadata.TrustedMetadata
 	files   map[string][]byte // by role, as they were signed
 	parents map[string]string // of the delegated roles that were verified: who delegates to them
+	least   time.Time         // it is not earlier than this: the trusted timestamp was signed then
+}
+
+// at sets the time by which expiry is judged.
+func (v *view) at(now time.Time) {
+	if now.Before(v.least) {
+		now = v.least
+	}
+	v.RefTime = now
 }
 
 // Open reads the cache. It needs no network: what is cached and still good can be asked for at once, the rest after a [Repository.Refresh].
@@ -205,7 +214,7 @@ func (r *Repository) begin() (*view, error) {
 		return nil, fail(CodeRoot, err, "the stored root")
 	}
 	t.RefTime = r.now()
-	return &view{t, map[string][]byte{root: r.gen.files[root]}, map[string]string{}}, nil
+	return &view{TrustedMetadata: t, files: map[string][]byte{root: r.gen.files[root]}, parents: map[string]string{}}, nil
 }
 
 // offline is the committed set, if it is whole and still good.
@@ -389,8 +398,9 @@ func (r *Repository) addTimestamp(v *view, raw []byte) error {
 	})
 	if v.Timestamp != before {
 		// Whoever has the timestamp's key may move the time forward, but neither past that signature's end nor the root's.
-		if t := issued(v.Timestamp); t.After(v.RefTime) && !t.After(v.Timestamp.Signed.Expires) && !t.After(v.Root.Signed.Expires) {
-			v.RefTime = t
+		if t := issued(v.Timestamp); t.After(v.least) && !t.After(v.Timestamp.Signed.Expires) && !t.After(v.Root.Signed.Expires) {
+			v.least = t
+			v.at(v.RefTime)
 		}
 	}
 	if err != nil {

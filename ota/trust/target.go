@@ -91,16 +91,13 @@ func (r *Repository) find(ctx context.Context, name string) (*metadata.TargetFil
 		if r.view, r.why = r.offline(); r.why != nil {
 			return nil, r.why
 		}
+		r.publish(time.Time{})
 	}
 	v := r.view
-	if now := r.now(); now.After(v.RefTime) {
-		v.RefTime = now
-	}
-	for role, end := range map[string]time.Time{
-		timestamp: v.Timestamp.Signed.Expires, snapshot: v.Snapshot.Signed.Expires, targets: v.Targets[targets].Signed.Expires,
-	} {
-		if v.RefTime.After(end) {
-			return nil, r.expired(v, role, end)
+	v.at(r.now())
+	for _, s := range r.State().Roles {
+		if v.RefTime.After(s.Expires) && topLevel(s.Name) {
+			return nil, r.expired(v, s.Name, s.Expires)
 		}
 	}
 	if !r.o.PlainTUF && !plainPath(name) {

@@ -47,11 +47,12 @@ func Command() *cobra.Command {
 	f.StringVar(&c.targetName, "target-name", "", "path of the target to fetch")
 	f.StringVar(&c.targetBaseURL, "target-base-url", "", "address of the repository's targets")
 	f.StringVar(&c.targetDir, "target-dir", "", "folder for fetched targets")
-	cmd.AddCommand(
-		&cobra.Command{Use: "init ROOT", Short: "Begin with that root", Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error { return c.init(args[0]) }},
-		&cobra.Command{Use: "refresh", Short: "Bring the metadata up to date", Args: cmdline.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context(), false) }},
-		&cobra.Command{Use: "download", Short: "Fetch a target", Args: cmdline.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context(), true) }},
-	)
+	verb := func(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, args []string) error) {
+		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Args: args, RunE: func(cmd *cobra.Command, args []string) error { return run(cmd.Context(), args) }})
+	}
+	verb("init ROOT", "Begin with that root", cobra.ExactArgs(1), func(_ context.Context, args []string) error { return c.init(args[0]) })
+	verb("refresh", "Bring the metadata up to date", cmdline.NoArgs, func(ctx context.Context, _ []string) error { return c.run(ctx, false) })
+	verb("download", "Fetch a target", cmdline.NoArgs, func(ctx context.Context, _ []string) error { return c.run(ctx, true) })
 	return cmd
 }
 
