@@ -204,7 +204,7 @@ type Updater struct {
 	backends map[string]Backend
 	nudged   chan struct{}
 
-	work sync.Mutex // held while the states are worked through: by Run, or by Apply
+	work chan struct{} // holds one token while the states are worked through: by Run, or by Apply
 
 	mu        sync.Mutex              // protects the following; taken after work
 	interrupt context.CancelCauseFunc // ends the fetch under way; nil: none
@@ -212,6 +212,7 @@ type Updater struct {
 	journal   journal
 	history   []Entry
 	checked   time.Time // when this process last refreshed completely; the zero: not yet
+	online    time.Time // same, not from a folder
 	selfOK    string    // manifest whose parts passed their self-check in this process
 }
 
@@ -237,7 +238,7 @@ func New(o Options) (*Updater, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	u := &Updater{o: o, fs: o.FS, log: o.Log, nudged: make(chan struct{}, 1)}
+	u := &Updater{o: o, fs: o.FS, log: o.Log, nudged: make(chan struct{}, 1), work: make(chan struct{}, 1)}
 	u.bytes = openBudget(u.fs, u.path("bytes.json"), u.local, func() int64 { return o.Config().DailyBytes })
 	u.sources = &sources{online: o.Trust.Source, bytes: u.bytes}
 	u.repo = o.Repository
@@ -251,11 +252,8 @@ func New(o Options) (*Updater, error) {
 		if t.Floors == nil {
 			t.Floors = roleFloors{o.Boot}
 		}
-		repo, err := trust.Open(t)
-		if err != nil {
-			return nil, err
-		}
-		u.repo = repo
+		u.repo = &opener{o: t}
+		_ = u.repo.(*opener).open() // Refresh says what is wrong, and tries again: a trial must come to its end
 	}
 	u.slots = &slotBackend{fs: u.fs, dir: u.path("slots"), running: o.Slot, agent: o.Agent, check: o.SelfCheck, step: u.step}
 	u.backends = map[string]Backend{release.SlotBackend: u.slots}
@@ -266,10 +264,52 @@ func New(o Options) (*Updater, error) {
 	u.journal = readJournal(u.fs, u.path("journal.json"))
 	u.history = readHistory(u.fs, u.path("outbox/history.jsonl"))
 	u.status.State = Idle
-	if rec, _, err := o.Boot.Load(); err == nil { // else Run says so, until it can be read
+	u.status.Candidate, u.status.Target = u.journal.Candidate.Version, u.journal.Candidate.Counter // until the first look
+	if rec, _, err := o.Boot.Load(); err == nil {                                                  // else Run says so, until it can be read
 		u.showLocked(rec)
 	}
 	return u, nil
+}
+
+// lock takes the work, unless ctx ends before.
+func (u *Updater) lock(ctx context.Context) bool {
+	select {
+	case u.work <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (u *Updater) unlock() { <-u.work }
+
+// opener opens the repository when it is first needed, and again as long as that fails.
+type opener struct {
+	o    trust.Options
+	repo *trust.Repository
+}
+
+func (r *opener) open() (err error) {
+	if r.repo == nil {
+		r.repo, err = trust.Open(r.o)
+	}
+	return err
+}
+
+// Refresh implements Repository.
+func (r *opener) Refresh(ctx context.Context) error {
+	if err := r.open(); err != nil {
+		return err
+	}
+	return r.repo.Refresh(ctx)
+}
+
+// Target implements Repository.
+func (r *opener) Target(ctx context.Context, path string) ([]byte, error) {
+	if err := r.open(); err != nil {
+		return nil, err
+	}
+	return r.repo.Target(ctx, path)
 }
 
 // folders makes them, and their names durable.

@@ -66,17 +66,21 @@ type cycle struct {
 
 // Run works until ctx ends: a trial first if this is one, then a look at the repository every now and then. It returns nil.
 func (u *Updater) Run(ctx context.Context) error {
-	u.work.Lock()
 	failures := 0
-	for !u.begin(ctx) {
-		u.work.Unlock()
+	for {
+		if !u.lock(ctx) {
+			return nil
+		}
+		done := u.begin(ctx)
+		u.unlock()
+		if done {
+			break
+		}
 		failures++
 		if !u.sleep(ctx, backoff(failures, time.Minute), false) {
 			return nil
 		}
-		u.work.Lock()
 	}
-	u.work.Unlock()
 	failures = 0
 	wait := 5*time.Second + rand.N(min(u.every(), 2*time.Minute)) // a site that got its power back does not ask all at once
 	for {
@@ -87,9 +91,11 @@ func (u *Updater) Run(ctx context.Context) error {
 		if !u.sleep(ctx, wait, true) {
 			return nil
 		}
-		u.work.Lock()
+		if !u.lock(ctx) {
+			return nil
+		}
 		c := u.cycle(ctx, false)
-		u.work.Unlock()
+		u.unlock()
 		switch u.Status().State {
 		case Failed:
 			failures++
@@ -386,6 +392,9 @@ func (u *Updater) look(ctx context.Context, c *cycle) Event {
 	c.looked, c.completed = u.o.Now(), true
 	u.mu.Lock()
 	u.checked = time.Now()
+	if !u.sources.local() {
+		u.online = u.checked
+	}
 	u.status.Checked = c.looked.Unix()
 	u.mu.Unlock()
 	u.step("refreshed")
@@ -716,7 +725,10 @@ func (u *Updater) arm(ctx context.Context, c *cycle) Event {
 	if len(base) > maxBaseline {
 		return c.failed(&Error{"trial.baseline", fmt.Sprintf("%d bytes, want at most %d", len(base), maxBaseline), nil})
 	}
-	data, err := json.Marshal(armedFile{c.cand.raw, c.cand.pinned, u.o.Health.Link(ctx), !c.hand, base})
+	u.mu.Lock()
+	online := !u.online.IsZero() && time.Since(u.online) < 2*u.every() // by hand: the repository may be out of reach for good
+	u.mu.Unlock()
+	data, err := json.Marshal(armedFile{c.cand.raw, c.cand.pinned, u.o.Health.Link(ctx), online, base})
 	if err == nil {
 		err = durable.Replace(u.fs, u.path("armed.json"), data, 0o600)
 	}
@@ -798,16 +810,27 @@ func (u *Updater) Apply(ctx context.Context, path string) (Status, error) {
 	} else if !info.IsDir() {
 		dir = filepath.Dir(path)
 	}
+	busy := func() error {
+		switch s := u.Status().State; s {
+		case Armed, Trial, RolledBack, Judging:
+			return fmt.Errorf("ota: apply: a release is %s: want its end first", s)
+		}
+		return nil
+	}
+	if err := busy(); err != nil { // a trial holds the work for long
+		return u.Status(), err
+	}
 	u.mu.Lock()
 	if u.interrupt != nil {
 		u.interrupt(errApply)
 	}
 	u.mu.Unlock()
-	u.work.Lock()
-	defer u.work.Unlock()
-	switch s := u.Status().State; s {
-	case Armed, Trial, RolledBack, Judging:
-		return u.Status(), fmt.Errorf("ota: apply: a release is %s: want its end first", s)
+	if !u.lock(ctx) {
+		return u.Status(), context.Cause(ctx)
+	}
+	defer u.unlock()
+	if err := busy(); err != nil {
+		return u.Status(), err
 	}
 	if err := u.folders(); err != nil {
 		return u.Status(), err

@@ -82,7 +82,13 @@ func (s *slotBackend) Stage(ctx context.Context, p *release.Part, e release.Enco
 		return err
 	}
 	final := filepath.Join(s.dir, p.SHA256)
-	// A slot of that name is damaged, or it would not be built again. It is no slot that the record counts on to be whole.
+	if sha, _, err := s.hash(s.file(p.SHA256)); err == nil && sha == p.SHA256 { // whole: it may be the active one
+		if err := s.fs.RemoveAll(next); err != nil {
+			return diskError("replace slot", err)
+		}
+		return nil
+	}
+	// What has that name is damaged: nobody counts on it.
 	if err := s.fs.RemoveAll(final); err != nil {
 		return diskError("replace slot", err)
 	}

@@ -176,7 +176,9 @@ func TestDeadLink(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b, one := withOne(t)
 				two := &program{name: "two"}
-				b.put(b.add(2, two, one))
+				m := b.add(2, two, one)
+				m.Health.NeedServer = trials != 2 // then it is the repository that is out of reach
+				b.put(m)
 				b.offer(2, 1, 2)
 				b.onStep = func(label string) {
 					switch {

@@ -250,7 +250,7 @@ func (s *station) agent(ctx context.Context, slot, bootID string) {
 	u, err := ota.New(ota.Options{
 		Dir: dir, FS: s.fs, Boot: st, Gateway: s.id, Product: line, Platform: "linux-arm64", Hardware: []string{s.hardware},
 		Slot: name, Agent: path, Version: version(counter), Trust: trust.Options{Source: s}, MinRate: 1, Repository: s,
-		Config: func() ota.Settings { return ota.Settings{Every: 24 * time.Hour, Zone: time.UTC} }, Health: s,
+		Config: func() ota.Settings { return ota.Settings{Every: 5 * 24 * time.Hour, Zone: time.UTC} }, Health: s,
 		SelfCheck: func(_ context.Context, agent string) error {
 			if s.broken {
 				return fmt.Errorf("illegal instruction")

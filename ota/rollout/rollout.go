@@ -104,6 +104,8 @@ func Judge(r *release.Rollouts, o *release.Rollout, s Seen, now time.Time) Verdi
 		return Succeeded
 	case s.Version != o.Version && newer(r, o.Counter, s.Version):
 		return Elsewhere
+	case !concerns && s.Update.State == "refused":
+		return Neither // it is stuck with another release, such as a stepping stone to this one
 	case !concerns || s.Update.State == "" || s.Update.State == "none":
 		return Untouched
 	case s.Update.State == "deferred" || s.Update.Code != "":
@@ -461,12 +463,15 @@ func (d *decision) group(i int, t tally) bool {
 			return d.first(i, fmt.Sprintf("gateway %s cannot have it (%s)", m.Gateway, m.Update.Code))
 		case m.verdict == Untouched && !m.Online:
 			return d.first(i, fmt.Sprintf("gateway %s went offline before it took it", m.Gateway))
+		case m.verdict == Untouched && d.o.VerdictAfterS > 0 && g.Since > 0 && d.now.Sub(time.Unix(g.Since, 0)) >= time.Duration(d.o.VerdictAfterS)*time.Second,
+			m.verdict == Neither && m.Update.Counter != d.o.Counter:
+			return d.first(i, fmt.Sprintf("gateway %s is online and does not take it: %s", m.Gateway, d.says(m)))
 		case m.verdict == Neither && m.Online:
-			d.wait(g.Name, "gateway %s goes first, and cannot tell yet: %s %s", m.Gateway, m.Update.State, m.Update.Code)
+			d.wait(g.Name, "gateway %s goes first, and cannot tell yet: %s", m.Gateway, d.says(m))
 		case !m.Online:
 			d.wait(g.Name, "gateway %s, which goes first, took it and is offline since %s", m.Gateway, m.At.UTC().Format(time.RFC3339))
 		default:
-			d.wait(g.Name, "gateway %s goes first, alone: %s", m.Gateway, cmp.Or(m.Update.State, "not seen at it yet"))
+			d.wait(g.Name, "gateway %s goes first, alone: %s", m.Gateway, d.says(m))
 		}
 		return false
 	}
@@ -474,6 +479,18 @@ func (d *decision) group(i int, t tally) bool {
 		return true
 	}
 	return d.settle(i, t)
+}
+
+// says is a gateway's word on its update.
+func (d *decision) says(m *member) string {
+	if m.Update.State == "" {
+		return "nothing is known of its update"
+	}
+	s := strings.TrimSpace(m.Update.State + " " + m.Update.Code)
+	if m.Update.Counter != d.o.Counter {
+		s += fmt.Sprintf(" (of %d)", m.Update.Counter)
+	}
+	return s
 }
 
 // first chooses who goes first, the lowest place of those who can: online, and without a verdict.
@@ -485,7 +502,7 @@ func (d *decision) first(i int, why string) bool {
 	}
 	if chosen >= 0 {
 		m := &d.members[i][chosen]
-		g.State, g.First, g.OpenTo = release.FirstOnly, m.Gateway, 0
+		g.State, g.First, g.OpenTo, g.Since = release.FirstOnly, m.Gateway, 0, max(d.now.Unix(), 0)
 		d.reach(m)
 		if why != "" {
 			why = ": " + why

@@ -248,6 +248,15 @@ func (r *Ring) Add(k *KeyFile, private ed25519.PrivateKey) {
 	r.keep(k.Public.ID, private)
 }
 
+// Adopt takes over the keys that another ring has opened, as far as this one has them.
+func (r *Ring) Adopt(o *Ring) {
+	for id, private := range o.open {
+		if r.Has(id) {
+			r.keep(id, private)
+		}
+	}
+}
+
 func (r *Ring) keep(id string, private ed25519.PrivateKey) {
 	if r.open == nil {
 		r.open = map[string]ed25519.PrivateKey{}
