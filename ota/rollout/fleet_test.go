@@ -93,7 +93,7 @@ func (d *depot) add(t *testing.T, counter, minCounter, base uint64, hw ...string
 		part.Encodings = append(part.Encodings, release.Encoding{Enc: release.EncBsdiff, Base: hashOf(program(base)), SHA256: hashOf(patch), Size: int64(len(patch))})
 	}
 	m := release.Manifest{Schema: 1, Product: line, Platform: "linux-arm64", Version: version(counter), Counter: counter, HW: hw, Parts: []release.Part{part},
-		Requires: release.Requires{MinCounter: minCounter}, Health: release.Health{StableS: 600, DeadlineS: 1800, NeedServer: true}}
+		Requires: release.Requires{MinCounter: minCounter}, Health: release.Health{StableS: 120, DeadlineS: 1800, NeedServer: true}}
 	data, err := m.Encode()
 	require.NoError(t, err)
 	d.targets[release.ManifestPath(line, "linux-arm64", counter)] = data
