@@ -33,7 +33,7 @@ import (
 // signatures, radio and hardware are left out. One in ten is offline, one in twenty has hardware that no release is for or fails on.
 // A bad release is rolled out, then good ones, of which the last can only be reached over two stepping stones.
 func TestFleet(t *testing.T) {
-	n := 150
+	n := 120
 	if os.Getenv("HOMEWARD_CAMPAIGN") == "1" {
 		n = 1000
 	}
