@@ -1,7 +1,3 @@
 package ota
 
-// What is not imported elsewhere yet, so that go.mod stays right.
-import (
-	_ "github.com/vbauerster/mpb/v8"
-	_ "golang.org/x/time/rate"
-)
+import _ "golang.org/x/time/rate" // not imported elsewhere yet, so that go.mod stays right
