@@ -65,6 +65,7 @@ type app struct {
 
 	said    map[string]bool // keys that no passphrase opened, told once
 	entered []string        // passphrases that were typed
+	last    *writer.Ring    // the keys that were opened
 }
 
 // Command is the whole command tree.
@@ -160,6 +161,10 @@ func (a *app) ring(cmd *cobra.Command, f *fleet.Folder) (*writer.Ring, error) {
 	if err != nil {
 		return nil, err
 	}
+	if a.last != nil { // watch asks for them again and again
+		r.Adopt(a.last)
+	}
+	a.last = r
 	return r, a.ask(cmd, r)
 }
 

@@ -300,10 +300,15 @@ func (a *app) watch(ctx context.Context, cmd *cobra.Command, look bool, every ti
 		}
 		told := b.gateways()
 		if !look {
-			if err := a.lead(ctx, cmd, b, told, memory, &renewed); err != nil {
-				if !errors.Is(err, fleet.ErrLocked) { // another one is at it
-					fmt.Fprintln(cmd.ErrOrStderr(), err)
-				}
+			err := a.lead(ctx, cmd, b, told, memory, &renewed)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil && !errors.Is(err, fleet.ErrLocked) { // another one is at it
+				fmt.Fprintln(cmd.ErrOrStderr(), err)
+			}
+			if f, err = a.look(); err != nil {
+				return err
 			}
 		}
 		o, err := a.overview(f, told, memory)
