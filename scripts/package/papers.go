@@ -134,15 +134,20 @@ type source struct{ Path, Version, Dir, Error string }
 
 // sources says where the modules lie, in their order.
 func sources(mods []*debug.Module) ([]source, error) {
-	if len(mods) == 0 {
-		return nil, nil
-	}
 	args := []string{"mod", "download", "-json"}
+	n := 0
 	for _, m := range mods {
 		if m.Replace != nil {
 			m = m.Replace
 		}
+		if strings.HasPrefix(m.Path, "./") {
+			continue // of this tree: ours
+		}
 		args = append(args, m.Path+"@"+m.Version)
+		n++
+	}
+	if n == 0 {
+		return nil, nil
 	}
 	// Outside of any module: the versions are the program's, not ours.
 	run := exec.Command("go", args...)
@@ -162,8 +167,8 @@ func sources(mods []*debug.Module) ([]source, error) {
 		}
 		list = append(list, s)
 	}
-	if err != nil || len(list) != len(mods) {
-		return nil, fmt.Errorf("go mod download: %d of %d modules: %w", len(list), len(mods), err)
+	if err != nil || len(list) != n {
+		return nil, fmt.Errorf("go mod download: %d of %d modules: %w", len(list), n, err)
 	}
 	return list, nil
 }
