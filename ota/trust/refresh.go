@@ -246,14 +246,20 @@ func (r *Repository) offline() (*view, error) {
 func (r *Repository) Refresh(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	asked := map[string]answer{}
+	if r.view != nil {
+		if nothing, err := r.nothingNew(ctx, asked); nothing || err != nil {
+			return err
+		}
+	}
 	v, err := r.begin()
 	if err != nil {
 		return err
 	}
 	etag := ""
 	steps := []func() error{
-		func() error { return r.stepRoot(ctx, v) },
-		func() (err error) { etag, err = r.stepTimestamp(ctx, v); return err },
+		func() error { return r.stepRoot(ctx, v, asked) },
+		func() (err error) { etag, err = r.stepTimestamp(ctx, v, asked); return err },
 		func() error { return r.stepSnapshot(ctx, v) },
 		func() error { return r.load(ctx, v, targets, root) },
 		func() error { return r.above(v) },
@@ -269,6 +275,72 @@ func (r *Repository) Refresh(ctx context.Context) error {
 	r.etag = etag
 	r.publish(r.o.Now())
 	return nil
+}
+
+// answer is what the source said of a file in this refresh.
+type answer struct {
+	raw  []byte
+	etag string
+	err  error
+}
+
+// ask is get, once for each file in a refresh.
+func (r *Repository) ask(ctx context.Context, asked map[string]answer, q Request) ([]byte, string, error) {
+	a, ok := asked[q.Name]
+	if !ok {
+		a.raw, a.etag, a.err = r.get(ctx, r.o.Source, q)
+		asked[q.Name] = a
+	}
+	return a.raw, a.etag, a.err
+}
+
+// nothingNew asks whether there is anything new, and is a whole refresh if not: what was verified is not verified again, which
+// would take a small board seconds.
+func (r *Repository) nothingNew(ctx context.Context, asked map[string]answer) (bool, error) {
+	v := r.view
+	_, _, err := r.ask(ctx, asked, nextRoot(v))
+	if !errors.Is(err, ErrNotFound) {
+		return false, err
+	}
+	raw, etag, err := r.ask(ctx, asked, Request{Name: "timestamp.json", Max: maxTimestamp, IfNoneMatch: r.etag})
+	switch {
+	case errors.Is(err, ErrNotModified) && r.etag != "":
+		etag = r.etag
+	case err != nil:
+		return false, missing(err, "timestamp.json")
+	case !bytes.Equal(raw, v.files[timestamp]):
+		return false, nil
+	}
+	if err := r.fresh(v); err != nil {
+		return false, err
+	}
+	if err := r.above(v); err != nil {
+		return false, err
+	}
+	if err := r.accept(v); err != nil { // heals the cache, and floors that could not be kept before
+		return false, err
+	}
+	r.etag = etag
+	r.publish(r.o.Now())
+	return true, nil
+}
+
+// fresh tells whether the top-level roles of a whole set still hold now.
+func (r *Repository) fresh(v *view) error {
+	v.at(r.now())
+	for _, s := range []struct {
+		role string
+		end  time.Time
+	}{{root, v.Root.Signed.Expires}, {timestamp, v.Timestamp.Signed.Expires}, {snapshot, v.Snapshot.Signed.Expires}, {targets, v.Targets[targets].Signed.Expires}} {
+		if v.RefTime.After(s.end) {
+			return r.expired(v, s.role, s.end)
+		}
+	}
+	return nil
+}
+
+func nextRoot(v *view) Request {
+	return Request{Name: strconv.FormatInt(v.Root.Signed.Version+1, 10) + ".root.json", Max: maxRoot}
 }
 
 // salvage keeps what must be kept of a refresh that failed: a newer root, since a revoked key would stay usable without it.
@@ -306,8 +378,11 @@ func (r *Repository) accept(v *view) error {
 			return err
 		}
 	}
+	if err := r.raise(floorsOf(v)); err != nil {
+		return err
+	}
 	r.view, r.why = v, nil
-	return r.raise(floorsOf(v))
+	return nil
 }
 
 func (r *Repository) differs(files map[string][]byte) bool {
@@ -324,10 +399,10 @@ func (r *Repository) commit(files map[string][]byte) error {
 }
 
 // stepRoot walks to the newest root, one version at a time.
-func (r *Repository) stepRoot(ctx context.Context, v *view) error {
+func (r *Repository) stepRoot(ctx context.Context, v *view, asked map[string]answer) error {
 	for range maxRotations {
 		next := v.Root.Signed.Version + 1
-		raw, _, err := r.get(ctx, r.o.Source, Request{Name: strconv.FormatInt(next, 10) + ".root.json", Max: maxRoot})
+		raw, _, err := r.ask(ctx, asked, nextRoot(v))
 		if errors.Is(err, ErrNotFound) {
 			break // this is the newest
 		}
@@ -356,7 +431,7 @@ func (r *Repository) stepRoot(ctx context.Context, v *view) error {
 	return nil
 }
 
-func (r *Repository) stepTimestamp(ctx context.Context, v *view) (etag string, err error) {
+func (r *Repository) stepTimestamp(ctx context.Context, v *view, asked map[string]answer) (etag string, err error) {
 	q := Request{Name: "timestamp.json", Max: maxTimestamp}
 	if old := r.gen.files[timestamp]; old != nil {
 		_ = r.addTimestamp(v, old) // an expired one still says which versions were seen; one of other keys says nothing
@@ -364,7 +439,7 @@ func (r *Repository) stepTimestamp(ctx context.Context, v *view) (etag string, e
 			q.IfNoneMatch = r.etag
 		}
 	}
-	raw, etag, err := r.get(ctx, r.o.Source, q)
+	raw, etag, err := r.ask(ctx, asked, q)
 	switch {
 	case errors.Is(err, ErrNotModified) && q.IfNoneMatch != "":
 		etag = r.etag

@@ -94,11 +94,8 @@ func (r *Repository) find(ctx context.Context, name string) (*metadata.TargetFil
 		r.publish(time.Time{})
 	}
 	v := r.view
-	v.at(r.now())
-	for _, s := range r.State().Roles {
-		if v.RefTime.After(s.Expires) && topLevel(s.Name) {
-			return nil, r.expired(v, s.Name, s.Expires)
-		}
+	if err := r.fresh(v); err != nil {
+		return nil, err
 	}
 	if !r.o.PlainTUF && !plainPath(name) {
 		return nil, fail(CodeNoTarget, ErrNoTarget, "%q; a path of a-z A-Z 0-9 . _ - between slashes is wanted", name)
