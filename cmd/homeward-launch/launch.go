@@ -270,40 +270,50 @@ func ending(result, code, status string) string {
 }
 
 // guard is for a service that failed: it undoes what is on trial where that failed for good, and says whether the service is to be
-// to start again: now, after a rest, or not by us. Run twice, or at each restart (as systemd from 254 on does), it does no more
-// than once. By hand it always undoes.
+// started again, in the file "next" of the unit's folder: now, stay (not by us), or nothing, which is after a rest. The unit says in the
+// file "end" how the service ended; without it, systemd restarts the service by itself, as from 254 on when OnFailure= comes with
+// each restart. Run twice it does no more than once. By hand, without a folder, it always undoes.
 func (l *launcher) guard() int {
-	result, code, status := os.Getenv("MONITOR_SERVICE_RESULT"), os.Getenv("MONITOR_EXIT_CODE"), os.Getenv("MONITOR_EXIT_STATUS")
-	refused := code == "exited" && status == strconv.Itoa(boot.ExitUsage)
+	dir := os.Getenv("RUNTIME_DIRECTORY")
+	if dir == "" {
+		l.undo(boot.CodeCrash, "undone by homeward-launch --guard", true)
+		return 0
+	}
+	next := "stay"
+	if end, err := os.ReadFile(filepath.Join(dir, "end")); err == nil {
+		next = l.failedForGood(string(end))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "next"), []byte(next), 0o600); err != nil {
+		l.say("%v", err)
+		return 1
+	}
+	return 0
+}
+
+// failedForGood judges by the service's ExecMainCode (1: it exited) and ExecMainStatus.
+func (l *launcher) failedForGood(end string) (next string) {
+	lines := strings.Fields(end)
+	refused := slices.Contains(lines, "ExecMainCode=1") && slices.Contains(lines, "ExecMainStatus="+strconv.Itoa(boot.ExitUsage))
 	r, how, err := l.store.Load()
 	if err := errors.Join(how.Problem, err); err != nil {
 		l.say("record: %v; taken from: %s", err, how.Source)
 	}
 	undone := false
-	if t := r.Trial; t != nil && (t.BootID != "" || result == "") {
+	if t := r.Trial; t != nil && t.BootID != "" {
 		switch {
 		case refused:
 			undone = l.undo(boot.CodeConfig, "it refuses the configuration: exit status 2", true)
-		case result == "start-limit-hit" && t.Hung:
+		case t.Hung:
 			undone = l.undo(boot.CodeHang, "it hung until the service was stopped", true)
-		case result == "start-limit-hit":
+		default:
 			undone = l.undo(boot.CodeCrash, strings.TrimSuffix("it ended until the service was stopped; at last: "+t.Ended, "; at last: "), true)
-		case result == "":
-			undone = l.undo(boot.CodeCrash, "undone by homeward-launch --guard", true)
 		}
 	}
-	next := "" // a rest, and then again
 	switch {
 	case undone:
-		next = "now"
-	case result != "start-limit-hit" && result != "":
-		next = "stay"
+		return "now"
+	case refused:
+		return "stay"
 	}
-	if dir := os.Getenv("RUNTIME_DIRECTORY"); dir != "" { // for the unit's next line
-		if err := os.WriteFile(filepath.Join(dir, "next"), []byte(next), 0o600); err != nil {
-			l.say("%v", err)
-			return 1
-		}
-	}
-	return 0
+	return ""
 }

@@ -378,20 +378,22 @@ func TestStateCannotBeWritten(t *testing.T) {
 
 func TestGuard(t *testing.T) {
 	t.Parallel()
+	const exit1, exit2, killed = "ExecMainCode=1\nExecMainStatus=1\n", "ExecMainCode=1\nExecMainStatus=2\n", "ExecMainCode=2\nExecMainStatus=2\n"
 	for _, c := range []struct {
 		name    string
-		env     []string
+		end     string // what the unit says; "-": run by hand
 		started bool
 		undone  string // code
 		next    string
 	}{
-		{"by hand", nil, true, boot.CodeCrash, "now"},
-		{"by hand, never started", nil, false, boot.CodeCrash, "now"},
-		{"start limit", []string{"MONITOR_SERVICE_RESULT=start-limit-hit"}, true, boot.CodeCrash, "now"},
-		{"start limit, never started", []string{"MONITOR_SERVICE_RESULT=start-limit-hit"}, false, "", ""},
-		{"configuration", []string{"MONITOR_SERVICE_RESULT=exit-code", "MONITOR_EXIT_CODE=exited", "MONITOR_EXIT_STATUS=2"}, true, boot.CodeConfig, "now"},
-		{"a restart, as systemd 254 tells", []string{"MONITOR_SERVICE_RESULT=exit-code", "MONITOR_EXIT_CODE=exited", "MONITOR_EXIT_STATUS=1"}, true, "", "stay"},
-		{"a watchdog, as systemd 254 tells", []string{"MONITOR_SERVICE_RESULT=watchdog"}, true, "", "stay"},
+		{"by hand", "-", true, boot.CodeCrash, ""},
+		{"by hand, never started", "-", false, boot.CodeCrash, ""},
+		{"start limit", exit1, true, boot.CodeCrash, "now"},
+		{"start limit, killed by signal 2", killed, true, boot.CodeCrash, "now"},
+		{"start limit, never started", exit1, false, "", ""},
+		{"configuration", exit2, true, boot.CodeConfig, "now"},
+		{"configuration, never started", exit2, false, "", "stay"},
+		{"restarted by systemd", "", true, "", "stay"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -401,13 +403,18 @@ func TestGuard(t *testing.T) {
 				b.set(func(r *boot.Record) { boot.Start(r, "boot0") })
 			}
 			run := func() string {
-				dir := t.TempDir()
 				cmd := b.command("--guard")
-				cmd.Env = append(append(cmd.Env, "RUNTIME_DIRECTORY="+dir), c.env...)
+				dir := t.TempDir()
+				if c.end != "-" {
+					cmd.Env = append(cmd.Env, "RUNTIME_DIRECTORY="+dir)
+				}
+				if c.end != "" && c.end != "-" {
+					require.NoError(t, os.WriteFile(filepath.Join(dir, "end"), []byte(c.end), 0o600))
+				}
 				out, err := cmd.CombinedOutput()
 				require.NoError(t, err, string(out))
 				text, err := os.ReadFile(filepath.Join(dir, "next"))
-				require.NoError(t, err)
+				require.Equal(t, c.end != "-", err == nil)
 				return string(text)
 			}
 			require.Equal(t, c.next, run())
