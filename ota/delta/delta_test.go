@@ -13,7 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/dsnet/compress/bzip2"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
@@ -113,23 +112,13 @@ func raw(t testing.TB, triples [][3]int64, difference, extra string, size int64)
 		}
 		control = append(control, b[:]...)
 	}
-	blocks := [][]byte{pack(t, control), pack(t, []byte(difference)), pack(t, []byte(extra))}
+	blocks := [][]byte{bzip(control, 1), bzip([]byte(difference), 1), bzip([]byte(extra), 1)}
 	patch := make([]byte, headerLen)
 	copy(patch, magic)
 	putNumber(patch[8:], int64(len(blocks[0])))
 	putNumber(patch[16:], int64(len(blocks[1])))
 	putNumber(patch[24:], size)
 	return append(patch, bytes.Join(blocks, nil)...)
-}
-
-func pack(t testing.TB, data []byte) []byte {
-	var b bytes.Buffer
-	z, err := bzip2.NewWriter(&b, nil)
-	require.NoError(t, err)
-	_, err = z.Write(data)
-	require.NoError(t, err)
-	require.NoError(t, z.Close())
-	return b.Bytes()
 }
 
 const maxInt64 = 1<<63 - 1
@@ -314,8 +303,7 @@ func pairs(t *testing.T) map[string][2][]byte {
 	}
 }
 
-// TestDebian: Debian's bspatch applies our patches, and we apply those of Debian's bsdiff, which are not much smaller (its bzip2 packs
-// better than the library's).
+// TestDebian: Debian's bspatch applies our patches, and we apply those of Debian's bsdiff, which are no smaller by more than one in fifty.
 func TestDebian(t *testing.T) {
 	t.Parallel()
 	needs(t, "bsdiff", "bspatch")
@@ -348,15 +336,15 @@ func TestDebian(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, bytes.Equal(new, got))
 			t.Logf("%d bytes to %d: our patch %d, Debian's %d", len(old), len(new), len(ours), len(theirs))
-			require.LessOrEqual(t, len(ours), len(theirs)*4/3+64)
+			require.LessOrEqual(t, len(ours), len(theirs)*51/50+32)
 		})
 	}
 }
 
-// Repetitive contents have long matches everywhere. Looking at each to its end would take minutes for these.
+// Repetitive contents have long matches everywhere. Looking at each to its end would take long for these.
 func TestRepetitive(t *testing.T) {
 	t.Parallel()
-	const size = 3_000_000
+	const size = 1_000_000
 	zeros, periodic := make([]byte, size), bytes.Repeat([]byte("abcdefghijklmnopqrstuvwxyz012345"), size/32)
 	marked := func(b []byte, each int) []byte {
 		b = bytes.Clone(b)
@@ -369,8 +357,8 @@ func TestRepetitive(t *testing.T) {
 		"zeros":            {zeros, make([]byte, 2*size)},
 		"zeros with marks": {zeros, marked(zeros, 5003)},
 		"marks to zeros":   {marked(zeros, 5003), zeros},
-		"periods":          {periodic, marked(periodic, 100_003)},
-		"periods, back":    {marked(periodic, 100_003), periodic},
+		"periods":          {periodic, marked(periodic, 33_331)},
+		"periods, back":    {marked(periodic, 33_331), periodic},
 	} {
 		patch, err := Diff(pair[0], pair[1])
 		require.NoError(t, err)

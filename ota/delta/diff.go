@@ -3,9 +3,6 @@ package delta
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
-
-	"github.com/dsnet/compress/bzip2"
 )
 
 // The format (Colin Percival, bsdiff 4): "BSDIFF40", then the lengths of the compressed control and difference blocks and of
@@ -46,26 +43,12 @@ func Diff(old, new []byte) ([]byte, error) {
 	}
 	d := differ{old: old, new: new, sorted: suffixes(old, 256)}
 	d.run()
-	return d.patch(level)
+	return d.patch(level), nil
 }
 
 // patch packs what was found.
-func (d *differ) patch(level int) ([]byte, error) {
-	blocks := make([][]byte, 3)
-	for i, block := range [][]byte{d.control, d.difference, d.extra} {
-		var b bytes.Buffer
-		z, err := bzip2.NewWriter(&b, &bzip2.WriterConfig{Level: level})
-		if err != nil {
-			return nil, fmt.Errorf("delta: bzip2: %w", err)
-		}
-		if _, err = z.Write(block); err == nil {
-			err = z.Close()
-		}
-		if err != nil {
-			return nil, fmt.Errorf("delta: bzip2: %w", err)
-		}
-		blocks[i] = b.Bytes()
-	}
+func (d *differ) patch(level int) []byte {
+	blocks := [3][]byte{bzip(d.control, level), bzip(d.difference, level), bzip(d.extra, level)}
 	patch := make([]byte, headerLen, headerLen+len(blocks[0])+len(blocks[1])+len(blocks[2]))
 	copy(patch, magic)
 	putNumber(patch[8:], int64(len(blocks[0])))
@@ -74,7 +57,7 @@ func (d *differ) patch(level int) ([]byte, error) {
 	for _, b := range blocks {
 		patch = append(patch, b...)
 	}
-	return patch, nil
+	return patch
 }
 
 type differ struct {
