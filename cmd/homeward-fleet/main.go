@@ -7,4 +7,10 @@ import (
 	"homeward/cmd/homeward-fleet/cli"
 )
 
-func main() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+// version is set by the linker: -X main.version=… (see the Makefile).
+var version = "dev"
+
+func main() {
+	cli.Version = version
+	os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}

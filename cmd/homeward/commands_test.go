@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
+	fleetcli "homeward/cmd/homeward-fleet/cli"
 	"homeward/cmd/homeward-simulate/cli"
 	gateway "homeward/cmd/homeward/cli"
 )
@@ -36,13 +37,13 @@ type documents struct {
 const others = `(?:go|apt(?:-get)?|dpkg|systemctl|journalctl|systemd-[a-z]+|raspi-config|ls|echo|chmod|sh|openssl|socat|python3|mosquitto_[a-z]+|drivers/[a-z/]+\.py|[A-Z_]+=[^"\s]+) \S`
 
 var (
-	ours      = regexp.MustCompile(`^(?:bin/|sudo (?:-u homeward )?)?(?:homeward|homeward-simulate) [a-z-]|^(?:sudo )?scripts/[a-z-]+(?: |$)|^make [a-z]|^sudo [a-z]|^` + others)
-	starts    = regexp.MustCompile(`^(?:\$ |sudo |make |(?:bin/)?homeward(?:-simulate)? |scripts/|scp |` + others + `)`)
+	ours      = regexp.MustCompile(`^(?:bin/|sudo (?:-u homeward )?)?(?:homeward|homeward-simulate|homeward-fleet) [a-z-]|^(?:sudo )?scripts/[a-z-]+(?: |$)|^make [a-z]|^sudo [a-z]|^` + others)
+	starts    = regexp.MustCompile(`^(?:\$ |sudo |make |(?:bin/)?homeward(?:-simulate|-fleet)? |scripts/|scp |` + others + `)`)
 	comment   = regexp.MustCompile(` +(?:# |\()(or: )?(.*)$`)
 	open      = regexp.MustCompile(`[A-Z]{4,}|…|\||\[-|\[[A-Z]`)
 	backquote = regexp.MustCompile("`([^`\n]+)`")
 	setting   = regexp.MustCompile(`^(?:[A-Z_]+=[^…"\s]+ )+`)
-	bare      = regexp.MustCompile(`^(?:homeward|homeward-simulate|scripts/[a-z-]+|make|go)(?: [a-z][a-z-]*)*$`)
+	bare      = regexp.MustCompile(`^(?:homeward|homeward-simulate|homeward-fleet|scripts/[a-z-]+|make|go)(?: [a-z][a-z-]*)*$`)
 )
 
 func readDocumented(t *testing.T) documents {
@@ -105,7 +106,7 @@ func readDocumented(t *testing.T) documents {
 // TestSynopses: a command that README.md or docs/ names is there, and has the flags that stand beside it.
 func TestSynopses(t *testing.T) {
 	d := readDocumented(t)
-	roots := map[string]*cobra.Command{"homeward": gateway.Command(), "homeward-simulate": cli.Command()}
+	roots := map[string]*cobra.Command{"homeward": gateway.Command(), "homeward-simulate": cli.Command(), "homeward-fleet": fleetcli.Command()}
 	looked := 0
 	for _, file := range slices.Sorted(maps.Keys(d.commands)) {
 		for _, s := range slices.Concat(d.synopses[file], d.commands[file]) {

@@ -228,7 +228,7 @@ func (b *broker) nudge(ctx context.Context, to []Told) (int, error) {
 		if !t.Online || t.Moved {
 			continue
 		}
-		if err := wait(ctx, b.client.Publish(t.topic+"/orders", 0, false, "look")); err != nil {
+		if err := wait(ctx, b.client.Publish(t.topic+"/orders", 0, false, `{"look":true}`)); err != nil {
 			return n, err
 		}
 		n++

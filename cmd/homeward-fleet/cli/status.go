@@ -391,12 +391,12 @@ func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []To
 	})
 }
 
-// version is set by the linker (see the Makefile).
-var version = "dev"
+// Version is what version prints.
+var Version = "dev"
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print the version", Example: "  homeward-fleet version", Args: cmdline.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), "homeward-fleet "+version)
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "homeward-fleet "+Version)
 		return err
 	}}
 }
