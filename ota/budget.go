@@ -37,6 +37,7 @@ type budgetFile struct {
 
 const (
 	reservation     = 256 << 10
+	little          = 4 << 10 // for metadata: a day of idle looks costs a few writes
 	metadataReserve = 1 << 20 // most that is kept for metadata, of a tenth of the day's bytes
 )
 
@@ -70,7 +71,7 @@ func (b *budget) take(n int, metadata bool) error {
 			more = min(more, limit/64)
 		}
 		if metadata {
-			more = 0 // seldom, and small
+			more = min(more, little)
 		}
 		if err := b.writeLocked(b.used + int64(n) + more); err != nil {
 			return err
@@ -80,11 +81,11 @@ func (b *budget) take(n int, metadata bool) error {
 	return nil
 }
 
-// settle gives back what was reserved and not read.
+// settle gives back what was reserved and not read, where it is worth a write.
 func (b *budget) settle() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.used == b.reserved {
+	if b.reserved-b.used <= little {
 		return nil
 	}
 	return b.writeLocked(b.used)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -80,12 +81,11 @@ func TestWithdrawn(t *testing.T) {
 					b.offer(2, 1, 2)
 					b.fleet.rate = 1500 // two minutes for a release
 					b.settings.Every = 10 * time.Minute
-					withdrawn := false
+					var withdrawn atomic.Bool
 					withdraw := func() {
-						if withdrawn {
+						if withdrawn.Swap(true) {
 							return
 						}
-						withdrawn = true
 						switch how {
 						case "halted":
 							b.offer(3, 1, "2:halted")
@@ -111,7 +111,7 @@ func TestWithdrawn(t *testing.T) {
 						switch {
 						case strings.HasPrefix(label, "half") && s.Target == 2 && s.Bytes.Done > s.Bytes.Total/2:
 							if label == "half fetched" { // the fleet's server is slow, so that the next look comes during it
-								b.fleet.rate = 100
+								b.fleet.slow(100)
 							}
 							withdraw()
 							if label != "half fetched" {
@@ -121,7 +121,7 @@ func TestWithdrawn(t *testing.T) {
 							withdraw()
 						}
 						if how == "superseded" {
-							return withdrawn && b.runs(3)()
+							return withdrawn.Load() && b.runs(3)()
 						}
 						return false
 					}
@@ -133,7 +133,7 @@ func TestWithdrawn(t *testing.T) {
 						require.Equal(t, uint64(1), b.record().Release.Counter)
 						require.Equal(t, Idle, b.u.Status().State)
 					}
-					require.True(t, withdrawn)
+					require.True(t, withdrawn.Load())
 					require.Zero(t, two.runs)
 					entries, err := b.fs.ReadDir(boxDir + "/stage")
 					require.NoError(t, err)

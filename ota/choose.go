@@ -20,6 +20,7 @@ type candidate struct {
 	why    string
 	by     assigned
 	serial uint64 // of the order or the rollouts
+	named  bool   // by the order itself
 	window Window // the rollout's
 	pinned bool
 }
@@ -69,14 +70,14 @@ func (u *Updater) choose(ctx context.Context) (*candidate, string, error) {
 	}
 	switch {
 	case a.Pinned:
-		c.serial = order.Serial
+		c.serial, c.named = order.Serial, true
 	default:
-		byOrder := order != nil && order.Release.Product == a.Product && order.Release.Counter == a.Counter
+		c.named = order != nil && order.Release.Product == a.Product && order.Release.Counter == a.Counter
 		c.serial = rollouts.Serial
-		if byOrder {
+		if c.named {
 			c.serial = order.Serial
 		}
-		c.assign(rollouts, a.Counter, byOrder)
+		c.assign(rollouts, a.Counter)
 		from := running.Counter
 		step, err := rollouts.Step(from, a.Counter, func(counter uint64) (uint64, error) {
 			m, _, err := u.manifest(ctx, release.ManifestPath(a.Product, u.o.Platform, counter))
@@ -128,14 +129,14 @@ func (u *Updater) choose(ctx context.Context) (*candidate, string, error) {
 }
 
 // assign finds the rollout that brings the release, and its window. An order that names the release does without.
-func (c *candidate) assign(r *release.Rollouts, counter uint64, byOrder bool) {
+func (c *candidate) assign(r *release.Rollouts, counter uint64) {
 	for i := range r.Rollouts {
 		o := &r.Rollouts[i]
 		if o.Counter != counter || o.State == release.HaltedRoll {
 			continue
 		}
 		c.by.Rollout = o.ID
-		if l := r.Listed(counter); !byOrder && l != nil && l.State == release.Rolling {
+		if l := r.Listed(counter); !c.named && l != nil && l.State == release.Rolling {
 			c.window, _ = ParseWindow(o.Window) // checked there
 		}
 	}
@@ -165,7 +166,9 @@ func (u *Updater) quarantine(rec *boot.Record, c *candidate) (*candidate, string
 			return nil, "", err
 		}
 	}
-	if !known || c.by.Order <= was.Order && (c.by.Rollout == "" || c.by.Rollout == was.Rollout) {
+	byOrder := c.named && c.by.Order > was.Order
+	byRollout := c.by.Rollout != "" && c.by.Rollout != was.Rollout
+	if !known || !byOrder && !byRollout {
 		err := &Error{"rel.quarantined", fmt.Sprintf("%s was tried and ended with %s: want a newer order or rollout, or an operator who clears it", c.rel, q.Code), nil}
 		return nil, c.why, &refusal{rel: c.rel, by: c.by, quiet: true, err: err}
 	}

@@ -51,7 +51,7 @@ var scenarios = []scenario{
 		b.offer(1, 1)
 	}, func(b *box) bool {
 		switch r := b.look("stage"); {
-		case r.Release.Counter == 1 && len(r.Quarantine) == 0 && b.toldCode(1, "ok") && b.fleet.targets[release.ManifestPath("box", "linux-arm64", 2)] == nil:
+		case r.Release.Counter == 1 && len(r.Quarantine) == 0 && b.toldCode(1, "ok") && !b.fleet.signed(release.ManifestPath("box", "linux-arm64", 2)):
 			b.put(short(b.add(2, &program{name: "two", unhealthy: "store"}, r.Active)))
 			b.offer(2, 1, 2)
 		case len(r.Quarantine) == 1 && r.Trial == nil:

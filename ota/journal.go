@@ -228,16 +228,18 @@ func (u *Updater) tell(rec boot.Record) error {
 	if r == nil || r.Code == "" {
 		return nil
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if slices.ContainsFunc(u.history, func(e Entry) bool { return e.Gen == r.Gen && e.Event != EventArmed }) {
+	if u.outcomeKnown(r.Gen) {
 		return nil
 	}
 	e := Entry{Gen: r.Gen, UnixS: r.UnixS, Event: event(*r), Release: r.Release, Code: r.Code, Text: clip(r.Text), Attempt: r.Attempt, Acked: r.Acked}
-	if err := u.writeHistoryLocked(append(slices.Clone(u.history), e)); err != nil {
+	u.mu.Lock()
+	err := u.writeHistoryLocked(append(slices.Clone(u.history), e))
+	u.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	u.step("told")
+	u.changed()
 	u.log.Info("update", "outcome", e.Event, "code", e.Code, "version", e.Release.Version, "counter", e.Release.Counter, "attempt", e.Attempt)
 	return nil
 }

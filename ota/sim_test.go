@@ -99,10 +99,13 @@ func (s *serving) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n := copy(p, s.left)
-	if s.f.rate > 0 && n > 0 {
+	s.f.mu.Lock()
+	rate := s.f.rate
+	s.f.mu.Unlock()
+	if rate > 0 && n > 0 {
 		n = min(n, 1024)
 		select {
-		case <-time.After(time.Duration(int64(n) * int64(time.Second) / s.f.rate)):
+		case <-time.After(time.Duration(int64(n) * int64(time.Second) / rate)):
 		case <-s.ctx.Done():
 			return 0, s.ctx.Err()
 		}
@@ -115,6 +118,24 @@ func (s *serving) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+func (f *fleet) sign(path string, data []byte) {
+	f.mu.Lock()
+	f.targets[path] = data
+	f.mu.Unlock()
+}
+
+func (f *fleet) signed(path string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.targets[path] != nil
+}
+
+func (f *fleet) slow(rate int64) {
+	f.mu.Lock()
+	f.rate = rate
+	f.mu.Unlock()
 }
 
 func hashOf(data []byte) string {
@@ -214,7 +235,9 @@ func (b *box) add(counter uint64, p *program, bases ...string) *release.Manifest
 	})
 	part := release.Part{Name: "agent", Backend: "slot", SHA256: hashOf(data), Size: int64(len(data))}
 	enc := func(enc, base string, blob []byte) {
+		b.fleet.mu.Lock()
 		b.fleet.blobs[hashOf(blob)] = blob
+		b.fleet.mu.Unlock()
 		part.Encodings = append(part.Encodings, release.Encoding{Enc: enc, Base: base, SHA256: hashOf(blob), Size: int64(len(blob)), WindowLog: map[bool]int{true: 21}[base == ""]})
 	}
 	enc("zstd", "", whole)
@@ -232,7 +255,7 @@ func (b *box) add(counter uint64, p *program, bases ...string) *release.Manifest
 func (b *box) put(m *release.Manifest) string {
 	data, err := m.Encode()
 	require.NoError(b.t, err)
-	b.fleet.targets[release.ManifestPath(m.Product, m.Platform, m.Counter)] = data
+	b.fleet.sign(release.ManifestPath(m.Product, m.Platform, m.Counter), data)
 	return hashOf(data)
 }
 
@@ -256,14 +279,14 @@ func (b *box) offer(serial uint64, counters ...any) {
 func (b *box) roll(r *release.Rollouts) {
 	data, err := r.Encode()
 	require.NoError(b.t, err)
-	b.fleet.targets[release.RolloutsPath(b.product)] = data
+	b.fleet.sign(release.RolloutsPath(b.product), data)
 }
 
 func (b *box) order(o *release.Order) {
 	o.Gateway = "gw-1"
 	data, err := o.Encode()
 	require.NoError(b.t, err)
-	b.fleet.targets[release.OrderPath("gw-1")] = data
+	b.fleet.sign(release.OrderPath("gw-1"), data)
 }
 
 func (b *box) store() *boot.Store { return &boot.Store{FS: b.fs, Dir: boxDir} }
@@ -539,6 +562,7 @@ func (b *box) agent(slot, bootID string, deadline time.Time, done func() bool) e
 			_ = b.store().Stopped(slot, bootID, 0) // best effort, as in the agent
 			return again
 		case <-tick.C:
+			synctest.Wait() // what is due at this moment is done, and nobody else runs
 		}
 		ran := time.Since(began)
 		switch {

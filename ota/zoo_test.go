@@ -115,8 +115,12 @@ func TestQuarantineEndsByHand(t *testing.T) {
 		b.until(24*time.Hour, func() bool { return b.told["2 trial.health:store"] == 1 })
 		b.on(6*time.Hour, nil)
 		require.Equal(t, 1, bad.runs)
+		b.order(&release.Order{Serial: 6}) // which says nothing of it
+		b.offer(3, 1, 2)
+		b.on(6*time.Hour, nil)
+		require.Equal(t, 1, bad.runs)
 		b.anew = true
-		b.order(&release.Order{Serial: 6, Release: release.OrderRelease{Product: "box", Counter: 2}})
+		b.order(&release.Order{Serial: 7, Release: release.OrderRelease{Product: "box", Counter: 2}})
 		b.until(24*time.Hour, func() bool { return b.told["2 trial.health:store"] == 2 })
 		b.on(6*time.Hour, nil)
 		require.Equal(t, 2, bad.runs)
