@@ -307,6 +307,10 @@ func TestDamagedSlots(t *testing.T) {
 	require.Empty(t, b.record().Quarantine, "the card is to blame, not the release")
 
 	spoil(active)
+	require.NoError(t, b.store.Note(boot.Last{Clean: true, Slot: active, BootID: fmt.Sprint("boot", b.boots)}))
+	started(active) // stopped in good order in this boot: not read again
+	require.NoError(t, b.store.Note(boot.Last{Clean: true, Slot: prev, BootID: fmt.Sprint("boot", b.boots)}))
+	started(prev) // another one was
 	started(prev)
 	require.NoError(t, os.Remove(b.store.Agent(prev)))
 	b.write("behave/factory", "exit 3")

@@ -24,7 +24,8 @@ const (
 // the launcher. The launcher tells the agent in $HOMEWARD_LAUNCHER.
 const LauncherLevel = 1
 
-// ExitAgain is the agent's exit status that asks to be started again at once: a trial was armed, or a rollback decided.
+// ExitAgain is the agent's exit status that asks to be started again at once: a trial was armed, or a rollback decided. Before it, as
+// before each end that was asked for, comes Store.Stopped.
 const ExitAgain = 42
 
 // ExitUsage is the agent's exit status for a mistake in the configuration: outside a trial, starting again cannot mend it.
