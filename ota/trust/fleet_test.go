@@ -265,16 +265,17 @@ type server struct {
 	*httptest.Server
 	mu       sync.Mutex
 	requests []string
+	peers    map[string]bool // connections
 	bytes    int
 	hook     func(w http.ResponseWriter, r *http.Request) bool // true: answered
 }
 
 func (f *fleet) serve() *server {
-	s := &server{}
+	s := &server{peers: map[string]bool{}}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := strings.TrimPrefix(r.URL.Path, "/")
 		s.mu.Lock()
-		s.requests = append(s.requests, name)
+		s.requests, s.peers[r.RemoteAddr] = append(s.requests, name), true
 		hook := s.hook
 		s.mu.Unlock()
 		if hook != nil && hook(w, r) {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -28,6 +29,7 @@ const (
 	maxRedirects  = 3
 	maxRetryAfter = 24 * time.Hour
 	maxETag       = 200
+	maxDiscard    = 1 << 10
 	defaultWait   = 30 * time.Second
 )
 
@@ -57,9 +59,10 @@ var (
 )
 
 type web struct {
-	base   string
-	agent  string
-	client *http.Client
+	base     string
+	agent    string
+	client   *http.Client
+	patience time.Duration
 
 	mu   sync.Mutex
 	busy *BusyError
@@ -108,7 +111,7 @@ func HTTPS(base string, o HTTPOptions) (Source, error) {
 		}
 		return nil
 	}}
-	return &web{base: strings.TrimSuffix(u.String(), "/") + "/", agent: o.Agent, client: client}, nil
+	return &web{base: strings.TrimSuffix(u.String(), "/") + "/", agent: o.Agent, client: client, patience: o.Wait}, nil
 }
 
 // Get asks for a file; its name is escaped already.
@@ -139,10 +142,21 @@ func (w *web) Get(ctx context.Context, q Request) (*Body, error) {
 	}
 	body, err := w.answer(resp, q)
 	if err != nil {
-		_ = resp.Body.Close() // nothing of it is wanted
+		w.discard(resp)
 		return nil, err
 	}
 	return body, nil
+}
+
+// discard ends an answer of which nothing is wanted. A small one is read to its end, since the connection can then be used again:
+// another costs some kilobytes and, far away, a second.
+func (w *web) discard(resp *http.Response) {
+	if resp.ContentLength >= 0 && resp.ContentLength <= maxDiscard {
+		late := time.AfterFunc(w.patience, func() { _ = resp.Body.Close() })
+		_, _ = io.Copy(io.Discard, resp.Body)
+		late.Stop()
+	}
+	_ = resp.Body.Close() // as above
 }
 
 func (w *web) answer(resp *http.Response, q Request) (*Body, error) {

@@ -84,6 +84,7 @@ func TestIdleRefresh(t *testing.T) {
 		require.Equal(t, []string{"2.root.json", "timestamp.json"}, requests)
 		require.LessOrEqual(t, bytes, 2000)
 	}
+	require.Len(t, s.peers, 1, "one connection will do")
 	// With what is cached, a look-up costs nothing.
 	s.reset()
 	_, err = r.Target(ctx, "orders/gw7.json")
