@@ -13,7 +13,7 @@ import (
 )
 
 // ErrBudget says that the day's bytes are spent. What was begun is resumed on another day.
-var ErrBudget = &Error{"fetch.budget", "the day's bytes for updates are spent", nil}
+var ErrBudget = &Error{trust.CodeFetchBudget, "the day's bytes for updates are spent", nil}
 
 // budget counts the bytes fetched for updates, by day. What is on disk is never less than what was read: bytes are reserved there
 // before they are read, and a crash costs at most one reservation. Metadata has a share of its own, so that a halt is heard of
@@ -154,7 +154,7 @@ func (s *sources) local() bool {
 	return s.folder != nil
 }
 
-var errNoSource = &Error{"tuf.unreachable", "no fleet repository is configured", nil}
+var errNoSource = &Error{trust.CodeUnreachable, "no fleet repository is configured", nil}
 
 // Get implements trust.Source.
 func (s *sources) Get(ctx context.Context, q trust.Request) (*trust.Body, error) {

@@ -105,7 +105,7 @@ func (u *Updater) choose(ctx context.Context) (*candidate, string, error) {
 		return nil, c.why, c.refuse(err)
 	}
 	if c.m.Counter != c.rel.Counter {
-		return nil, c.why, c.refuse(&Error{"rel.counter", fmt.Sprintf("%s is release %d, want %d", path, c.m.Counter, c.rel.Counter), nil})
+		return nil, c.why, c.refuse(&Error{CodeCounter, fmt.Sprintf("%s is release %d, want %d", path, c.m.Counter, c.rel.Counter), nil})
 	}
 	c.rel.Product, c.rel.Version = c.m.Product, c.m.Version
 	if c.rel.SHA256 == running.SHA256 && !fallback {
@@ -122,7 +122,7 @@ func (u *Updater) choose(ctx context.Context) (*candidate, string, error) {
 	}
 	for _, p := range c.m.Needed() {
 		if u.backends[p.Backend] == nil {
-			return nil, c.why, c.refuse(&Error{"rel.backend", fmt.Sprintf("part %s: backend %q: want one that this gateway has", p.Name, p.Backend), nil})
+			return nil, c.why, c.refuse(&Error{CodeBackend, fmt.Sprintf("part %s: backend %q: want one that this gateway has", p.Name, p.Backend), nil})
 		}
 	}
 	return u.quarantine(&rec, c)
@@ -169,7 +169,7 @@ func (u *Updater) quarantine(rec *boot.Record, c *candidate) (*candidate, string
 	byOrder := c.named && c.by.Order > was.Order
 	byRollout := c.by.Rollout != "" && c.by.Rollout != was.Rollout
 	if !known || !byOrder && !byRollout {
-		err := &Error{"rel.quarantined", fmt.Sprintf("%s was tried and ended with %s: want a newer order or rollout, or an operator who clears it", c.rel, q.Code), nil}
+		err := &Error{CodeQuarantined, fmt.Sprintf("%s was tried and ended with %s: want a newer order or rollout, or an operator who clears it", c.rel, q.Code), nil}
 		return nil, c.why, &refusal{rel: c.rel, by: c.by, quiet: true, err: err}
 	}
 	if err := u.clear(c.rel.SHA256); err != nil {
@@ -231,9 +231,9 @@ func (u *Updater) order(ctx context.Context, rec *boot.Record) (*release.Order, 
 	case err != nil:
 		return nil, refuse(err)
 	case o.Gateway != u.o.Gateway:
-		return nil, refuse(&Error{"order.gateway", fmt.Sprintf("%s is for %q, want %q", path, o.Gateway, u.o.Gateway), nil})
+		return nil, refuse(&Error{CodeOrderGateway, fmt.Sprintf("%s is for %q, want %q", path, o.Gateway, u.o.Gateway), nil})
 	case o.Serial < rec.MoveSeq:
-		return nil, refuse(&Error{"move.seq", fmt.Sprintf("%s has serial %d, want at least %d, which was seen", path, o.Serial, rec.MoveSeq), nil})
+		return nil, refuse(&Error{CodeOrderSerial, fmt.Sprintf("%s has serial %d, want at least %d, which was seen", path, o.Serial, rec.MoveSeq), nil})
 	}
 	var pin *boot.Pin
 	if r := o.Release; r.Pin {
@@ -248,7 +248,7 @@ func (u *Updater) order(ctx context.Context, rec *boot.Record) (*release.Order, 
 	}
 	if err := u.update(func(r *boot.Record) error {
 		if o.Serial < r.MoveSeq {
-			return refuse(&Error{"move.seq", fmt.Sprintf("%s has serial %d, want at least %d", path, o.Serial, r.MoveSeq), nil})
+			return refuse(&Error{CodeOrderSerial, fmt.Sprintf("%s has serial %d, want at least %d", path, o.Serial, r.MoveSeq), nil})
 		}
 		r.MoveSeq, r.Pin = o.Serial, pin
 		*rec = *r
@@ -272,7 +272,7 @@ func (u *Updater) rollouts(ctx context.Context) (*release.Rollouts, error) {
 	}
 	r, err := release.ParseRollouts(data)
 	if err == nil && r.Product != u.o.Product {
-		err = &Error{"rel.wrong_product", fmt.Sprintf("%s is of product %q, want %q", path, r.Product, u.o.Product), nil}
+		err = &Error{CodeWrongProduct, fmt.Sprintf("%s is of product %q, want %q", path, r.Product, u.o.Product), nil}
 	}
 	if err != nil {
 		return nil, &refusal{err: err}

@@ -114,6 +114,43 @@ func (s scenario) play(t *testing.T, seed uint64, l life) (ops []int, served int
 	return ops, served
 }
 
+// TestCutAtEachLabel cuts the power right after each named step, and once more at the same step.
+func TestCutAtEachLabel(t *testing.T) {
+	for i, label := range Labels {
+		for j, mode := range crashfs.Modes {
+			if os.Getenv("HOMEWARD_CAMPAIGN") == "" && i%3 != j {
+				continue
+			}
+			for _, s := range scenarios[:2] {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBox(t)
+					b.settings.Every = 10 * time.Minute
+					s.setup(b)
+					done := func() bool { return s.stage(b) }
+					passed := 0
+					b.onStep = func(l string) {
+						if l == label {
+							if passed++; passed <= 2 {
+								b.power(1)
+							}
+						}
+					}
+					for cuts := 0; ; cuts++ {
+						require.LessOrEqual(t, cuts, 2, label)
+						if b.on(24*time.Hour, done) == over {
+							break
+						}
+						b.power(0)
+						b.reboot(mode)
+						b.look(label)
+					}
+					require.True(t, done(), "%s, %s: %+v", label, mode, b.record())
+				})
+			}
+		}
+	}
+}
+
 // TestCrashes cuts the power at file operations of whole updates, twice, and looks whether a good slot is there, floors and orders
 // rise, nothing unverified is executed, nothing committed undone, nothing quarantined armed, each outcome told once, and the
 // download goes on where it was. HOMEWARD_CAMPAIGN=1: at every operation, in all modes, and a second time at six or seven

@@ -62,17 +62,19 @@ type Options struct {
 	Repository Repository    // nil: opened with Trust
 	MinRate    int64         // bytes per second below which a download is given up; 0: the downloader's own
 
-	Config    func() Settings                               // asked each time
-	Now       func() time.Time                              // the wall clock, never below the floor; nil: time.Now
-	Synced    func() bool                                   // whether Now can be believed; nil: it can
-	Ready     func() error                                  // nil or nil error: there is power for an update; an error says why not
-	Health    Health                                        // of this agent
-	SelfCheck func(ctx context.Context, agent string) error // runs `agent selfcheck …` with bounds on memory; ctx bounds the time
-	Backends  func(slots Backend) map[string]Backend        // by name; nil: {"slot": slots}
-	Restart   func()                                        // asks the agent to stop and exit with ExitRestart; must not wait for it
-	Changed   func()                                        // status or outcome changed; nil: nobody asks. Must not call the updater back
-	Step      func(label string)                            // called at each label of Labels; nil: not. For tests that kill
-	Log       *slog.Logger                                  // nil: silent
+	Config func() Settings  // asked each time
+	Now    func() time.Time // the wall clock, never below the floor; nil: time.Now
+	Synced func() bool      // whether Now can be believed; nil: it can
+	Ready  func() error     // nil or nil error: there is power for an update; an error says why not
+	Health Health           // of this agent
+	// SelfCheck runs `agent selfcheck …` with bounds on memory; ctx bounds the time. An error is the release's fault, unless it
+	// wraps an errno that speaks of the machine (ENOMEM, EAGAIN, EIO…).
+	SelfCheck func(ctx context.Context, agent string) error
+	Backends  func(slots Backend) map[string]Backend // by name; nil: {"slot": slots}
+	Restart   func()                                 // asks the agent to stop and exit with ExitRestart; must not wait for it
+	Changed   func()                                 // status or outcome changed; nil: nobody asks. Must not call the updater back
+	Step      func(label string)                     // called at each label of Labels; nil: not. For tests that kill
+	Log       *slog.Logger                           // nil: silent
 }
 
 // Settings may change while Run runs.
@@ -145,15 +147,6 @@ func (e *Error) Code() string { return e.code }
 
 // Unwrap is the cause.
 func (e *Error) Unwrap() error { return e.err }
-
-// CodeOf is the stable code of any error of this package or of those below it; update.failed if it has none.
-func CodeOf(err error) string {
-	var coded interface{ Code() string }
-	if errors.As(err, &coded) {
-		return coded.Code()
-	}
-	return "update.failed"
-}
 
 // Status is what is to be shown.
 type Status struct {
@@ -255,7 +248,7 @@ func New(o Options) (*Updater, error) {
 		u.repo = &opener{o: t}
 		_ = u.repo.(*opener).open() // Refresh says what is wrong, and tries again: a trial must come to its end
 	}
-	u.slots = &slotBackend{fs: u.fs, dir: u.path("slots"), running: o.Slot, agent: o.Agent, check: o.SelfCheck, step: u.step}
+	u.slots = &slotBackend{fs: u.fs, dir: u.path("slots"), running: o.Slot, agent: o.Agent, check: o.SelfCheck, step: u.step, late: map[string]int{}}
 	u.backends = map[string]Backend{release.SlotBackend: u.slots}
 	if o.Backends != nil {
 		u.backends = o.Backends(u.slots)

@@ -36,17 +36,6 @@ var (
 	errApply   = errors.New("ota: a release is applied by hand")
 )
 
-// Codes of this package.
-const (
-	CodePower        = boot.CodePower
-	CodeInconclusive = boot.CodeInconclusive
-	CodeNoLauncher   = "slot.no_launcher" // the agent was not started by the launcher: nothing is armed
-	CodeNotStarted   = "slot.not_started" // a trial was armed and something else was started
-	CodeFallback     = "slot.fallback"    // what runs is not what the record says
-	CodeNotReady     = "update.power"     // no power for an update
-	CodePause        = "trial.pause"      // a pause before another trial
-)
-
 // cycle is one way through the states.
 type cycle struct {
 	hand      bool // Apply: at once
@@ -427,7 +416,7 @@ func (u *Updater) look(ctx context.Context, c *cycle) Event {
 func (c *cycle) failed(err error) Event {
 	c.err = err
 	switch CodeOf(err) {
-	case ErrBudget.code, "slot.space", trust.CodeFetchSpace:
+	case ErrBudget.code, CodeSpace, trust.CodeFetchSpace:
 		return postpone
 	}
 	return fail
@@ -536,7 +525,7 @@ func (u *Updater) may(ctx context.Context, c *cycle) Event {
 		return c.failed(diskError("free space", err))
 	}
 	if need += need * (spaceFactor - 100) / 100; free < need || inodes >= 0 && inodes < 64 {
-		c.err = &Error{"slot.space", fmt.Sprintf("%d bytes and %d files are free, want %d bytes and 64 files", free, inodes, need), nil}
+		c.err = &Error{CodeSpace, fmt.Sprintf("%d bytes and %d files are free, want %d bytes and 64 files", free, inodes, need), nil}
 		return postpone
 	}
 	return fits
@@ -570,7 +559,7 @@ func (u *Updater) fetch(ctx context.Context, c *cycle) Event {
 	if len(choices) == 0 {
 		err := c.last
 		if err == nil {
-			err = &Error{"slot.verify", fmt.Sprintf("none of the encodings of part %s gives it", c.part.Name), nil}
+			err = &Error{CodeVerify, fmt.Sprintf("none of the encodings of part %s gives it", c.part.Name), nil}
 		}
 		return u.condemn(c, err)
 	}
@@ -630,7 +619,7 @@ func (u *Updater) stage(ctx context.Context, c *cycle) Event {
 		}
 		return built
 	}
-	if CodeOf(err) == "slot.verify" && c.enc.Enc != copyEnc {
+	if CodeOf(err) == CodeVerify && c.enc.Enc != copyEnc {
 		c.last = err
 		if nerr := u.note(func(j *journal) { j.Tried = append(j.Tried, c.enc.SHA256) }); nerr != nil {
 			return c.failed(nerr)
@@ -638,7 +627,7 @@ func (u *Updater) stage(ctx context.Context, c *cycle) Event {
 		if rerr := u.fs.Remove(c.blob); rerr != nil {
 			return c.failed(diskError("remove blob", rerr))
 		}
-		u.log.Info("update: the next encoding", "after", c.enc.Enc, "code", "slot.verify", "problem", err)
+		u.log.Info("update: the next encoding", "after", c.enc.Enc, "code", CodeVerify, "problem", err)
 		return broken
 	}
 	return c.failed(err)
@@ -698,7 +687,7 @@ func (u *Updater) arm(ctx context.Context, c *cycle) Event {
 				if ctx.Err() != nil {
 					return fail
 				}
-				if CodeOf(err) == "slot.selfcheck" {
+				if CodeOf(err) == CodeSelfCheck {
 					return u.condemn(c, err)
 				}
 				return c.failed(err)
@@ -720,10 +709,10 @@ func (u *Updater) arm(ctx context.Context, c *cycle) Event {
 	}
 	base, err := u.o.Health.Baseline(ctx)
 	if err != nil {
-		return c.failed(&Error{"trial.baseline", "how the agent is doing", err})
+		return c.failed(&Error{CodeBaseline, "how the agent is doing", err})
 	}
 	if len(base) > maxBaseline {
-		return c.failed(&Error{"trial.baseline", fmt.Sprintf("%d bytes, want at most %d", len(base), maxBaseline), nil})
+		return c.failed(&Error{CodeBaseline, fmt.Sprintf("%d bytes, want at most %d", len(base), maxBaseline), nil})
 	}
 	u.mu.Lock()
 	online := !u.online.IsZero() && time.Since(u.online) < 2*u.every() // by hand: the repository may be out of reach for good

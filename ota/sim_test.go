@@ -165,7 +165,7 @@ type box struct {
 
 	u       *Updater // of the running agent
 	onStep  func(label string)
-	onCheck func(slot string)
+	onCheck func(ctx context.Context) error
 
 	// What was seen durable, for the invariants.
 	floors    map[string]uint64
@@ -515,7 +515,9 @@ func (b *box) agent(slot, bootID string, deadline time.Time, done func() bool) e
 				return crashfs.ErrCrash
 			}
 			if b.onCheck != nil {
-				b.onCheck(agent)
+				if err := b.onCheck(ctx); err != nil {
+					return err
+				}
 			}
 			return b.running(agent, filepath.Base(filepath.Dir(agent))).selfCheck
 		},

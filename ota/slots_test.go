@@ -24,7 +24,7 @@ func TestSlots(t *testing.T) {
 	old, data := bytes.Repeat([]byte("old program "), 4000), bytes.Repeat([]byte("new program "), 5000)
 	require.NoError(t, os.WriteFile(running, old, 0o755))
 	var labels []string
-	s := &slotBackend{fs: durable.OS{}, dir: slots, running: Factory, agent: running, step: func(l string) { labels = append(labels, l) },
+	s := &slotBackend{fs: durable.OS{}, dir: slots, running: Factory, agent: running, late: map[string]int{}, step: func(l string) { labels = append(labels, l) },
 		check: func(_ context.Context, agent string) error {
 			got, err := os.ReadFile(agent)
 			if err == nil && !bytes.Equal(got, data) {

@@ -1,8 +1,11 @@
 package ota
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -234,5 +237,38 @@ func TestDeadlineIsPowered(t *testing.T) {
 		require.NotNil(t, b.record().Trial, "25 of 30 powered minutes")
 		two.unhealthy = ""
 		b.until(time.Hour, b.runs(2))
+	})
+}
+
+// TestBusyMachine: a self-check that could not be made, or took too long, says nothing of the release; the third time it does.
+func TestBusyMachine(t *testing.T) {
+	for name, busy := range map[string]func(ctx context.Context) error{
+		"no memory": func(context.Context) error { return &os.PathError{Op: "fork/exec", Path: "agent", Err: syscall.ENOMEM} },
+		"slow":      func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, one := withOne(t)
+				b.put(b.add(2, &program{name: "two"}, one))
+				b.offer(2, 1, 2)
+				times := 0
+				b.onCheck = func(ctx context.Context) error {
+					if times++; times <= 2 {
+						return busy(ctx)
+					}
+					return nil
+				}
+				b.until(12*time.Hour, b.runs(2))
+				require.Equal(t, 3, times)
+				require.Equal(t, map[string]int{"1 ok": 1, "2 ok": 1}, b.told)
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b, one := withOne(t)
+		b.put(b.add(2, &program{name: "two"}, one))
+		b.offer(2, 1, 2)
+		b.onCheck = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		b.until(12*time.Hour, func() bool { return b.toldCode(2, "slot.selfcheck") })
 	})
 }
