@@ -74,7 +74,7 @@ func TestCrash(t *testing.T) {
 			t.Logf("HOMEWARD_SEED=%d repeats it", begun)
 		}
 	}()
-	runs, seed := 15, uint64(1)
+	runs, seed := 10, uint64(1)
 	if os.Getenv("HOMEWARD_CAMPAIGN") != "" {
 		runs, seed = 1500, uint64(time.Now().UnixNano())
 	}

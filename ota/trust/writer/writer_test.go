@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"homeward/buffer/durable"
+	"homeward/buffer/durable/crashfs"
 )
 
 // tb is what a test and a property have.
@@ -78,7 +79,7 @@ func (f *fleet) publish(ring *Ring) *Change {
 }
 
 func TestPublish(t *testing.T) {
-	f := newFleet(t, durable.OS{}, t.TempDir())
+	f := newFleet(t, crashfs.New(1), "")
 	c := f.publish(f.ring)
 	require.True(t, c.Ready)
 	require.Empty(t, c.Waits)
