@@ -257,7 +257,11 @@ func (d *decision) sort(latest map[string]Seen) {
 			continue
 		}
 		m := member{s, place, Judge(d.r, d.o, s, d.now), false}
-		if reached, _ := d.o.Reaches(s.Gateway); m.verdict == Failed && (!reached || slices.Contains(d.o.Again, s.Gateway)) {
+		reached, _ := d.o.Reaches(s.Gateway)
+		if group := &d.o.Groups[g]; group.State == release.FirstOnly && group.Since == 0 && d.rerun() {
+			reached = false // chosen when the rollout was made: what it says may be of the rollout before
+		}
+		if m.verdict == Failed && (!reached || slices.Contains(d.o.Again, s.Gateway)) {
 			m.verdict, m.again = Untouched, true // that was before
 		}
 		d.members[g] = append(d.members[g], m)
@@ -267,6 +271,11 @@ func (d *decision) sort(latest map[string]Seen) {
 			return cmp.Or(cmp.Compare(a.place, b.place), strings.Compare(a.Gateway, b.Gateway))
 		})
 	}
+}
+
+// rerun says whether the release had another rollout.
+func (d *decision) rerun() bool {
+	return slices.ContainsFunc(d.r.Rollouts, func(o release.Rollout) bool { return o.Counter == d.o.Counter && o.ID != d.o.ID })
 }
 
 // run decides about one rollout. Each round makes one step forward, and there are few to make.
@@ -329,11 +338,11 @@ func (d *decision) broken() string {
 	for i := range d.o.Groups {
 		g, t := &d.o.Groups[i], count(d.members[i])
 		total += t.failed
-		if d.o.ErrorPercent > 0 && float64(t.failed)*100 > d.o.ErrorPercent*float64(t.counts()) {
-			return fmt.Sprintf("of group %s %s: more than %g %% failed%s", g.Name, t, d.o.ErrorPercent, d.codes())
-		}
 		if m := d.alone(i); m != nil && m.failed() && (m.verdict == Missing || strings.HasPrefix(m.Update.Code, "trial.")) {
 			return fmt.Sprintf("gateway %s, which went first of group %s, alone, failed%s", m.Gateway, g.Name, d.codes())
+		}
+		if d.o.ErrorPercent > 0 && float64(t.failed)*100 > d.o.ErrorPercent*float64(t.counts()) {
+			return fmt.Sprintf("of group %s %s: more than %g %% failed%s", g.Name, t, d.o.ErrorPercent, d.codes())
 		}
 	}
 	if d.o.ErrorCount > 0 && total >= d.o.ErrorCount {
@@ -444,8 +453,8 @@ func (d *decision) group(i int, t tally) bool {
 				d.wait(g.Name, "nobody of it is online")
 				return false
 			}
-			g.State, g.OpenTo = release.Open, 100
 			d.say(g.Name, Opened, "%s: nobody has to go first", t)
+			d.open(i, 100)
 			return true
 		}
 		return d.first(i, "")
@@ -455,9 +464,14 @@ func (d *decision) group(i int, t tally) bool {
 		case m == nil:
 			return d.first(i, "the gateway that was to go first has not been heard of")
 		case m.verdict == Succeeded || m.verdict == Elsewhere:
-			g.State = release.Open
 			d.say(g.Name, Opened, "gateway %s went first and has kept it", m.Gateway)
+			d.open(i, 0)
 			d.widen(i)
+			return true
+		case g.Since == 0 && m.verdict != Failed:
+			g.Since = max(d.now.Unix(), 1)
+			d.reach(m)
+			d.say(g.Name, First, "gateway %s goes first, alone, as the rollout was made", m.Gateway)
 			return true
 		case m.failed(): // not the release's fault, or the rollout would be halted
 			return d.first(i, fmt.Sprintf("gateway %s cannot have it (%s)", m.Gateway, m.Update.Code))
@@ -502,7 +516,7 @@ func (d *decision) first(i int, why string) bool {
 	}
 	if chosen >= 0 {
 		m := &d.members[i][chosen]
-		g.State, g.First, g.OpenTo, g.Since = release.FirstOnly, m.Gateway, 0, max(d.now.Unix(), 0)
+		g.State, g.First, g.OpenTo, g.Since = release.FirstOnly, m.Gateway, 0, max(d.now.Unix(), 1)
 		d.reach(m)
 		if why != "" {
 			why = ": " + why
@@ -511,12 +525,23 @@ func (d *decision) first(i int, why string) bool {
 		return true
 	}
 	if m := d.alone(i); g.State == release.FirstOnly && m != nil && m.failed() { // and nobody is left who could go
-		g.State, g.OpenTo = release.Open, 100
 		d.say(g.Name, Opened, "%s; nobody else is there to go first", count(d.members[i]))
+		d.open(i, 100)
 		return true
 	}
 	d.wait(g.Name, "nobody is online who could go first%s", map[bool]string{true: "; " + why}[why != ""])
 	return false
+}
+
+// open lets a share of a group go.
+func (d *decision) open(i int, to float64) {
+	g := &d.o.Groups[i]
+	g.State, g.OpenTo = release.Open, to
+	for j := range d.members[i] {
+		if m := &d.members[i][j]; m.place < to || m.Gateway == g.First {
+			d.reach(m)
+		}
+	}
 }
 
 // widen opens as much of a group as may be at it at once.
@@ -548,12 +573,7 @@ func (d *decision) widen(i int) bool {
 		return false
 	}
 	d.say(g.Name, Opened, "%d of its %d gateways may go: to %.4g %% from %.4g", busy, len(members), to, g.OpenTo)
-	for j := range members {
-		if members[j].place < to {
-			d.reach(&members[j])
-		}
-	}
-	g.OpenTo = to
+	d.open(i, to)
 	return true
 }
 

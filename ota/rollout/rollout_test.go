@@ -73,7 +73,13 @@ func TestDecide(t *testing.T) {
 		return o
 	}
 	first := three(release.FirstOnly)
-	first.Groups[0].First = "a"
+	first.Groups[0].First, first.Groups[0].Since = "a", start.Add(-time.Hour).Unix()
+	byHand := three(release.FirstOnly)
+	byHand.Groups[0].First = "a"
+	longAgo := three(release.FirstOnly)
+	longAgo.Groups[0].First, longAgo.Groups[0].Since = "a", start.Add(-25*time.Hour).Unix()
+	other := says("a", "refused", "rel.stepping")
+	other.Update.Counter = 9
 	settledAt := func(at time.Time) release.Rollout {
 		return open(func(o *release.Rollout) { o.Groups[0].Settled = at.Unix() })
 	}
@@ -131,6 +137,12 @@ func TestDecide(t *testing.T) {
 		{"another platform", three(release.Waiting), []Seen{{Gateway: "a", Platform: "linux-armv6", Online: true, Version: oldVersion}}, []string{"wait "}, "no gateway", nil},
 		{"failed with it before, by another rollout", three(release.Waiting), []Seen{bad("a"), bad("b")}, []string{"first lab", "wait lab"}, "gateway a goes first",
 			func(t *testing.T, o *release.Rollout) { require.Equal(t, []string{"a"}, o.Again) }},
+		{"chosen when the rollout was made", byHand, []Seen{idle("a"), idle("b")}, []string{"first lab", "wait lab"}, "as the rollout was made",
+			func(t *testing.T, o *release.Rollout) { require.Equal(t, start.Unix(), o.Groups[0].Since) }},
+		{"chosen when the rollout was made, and failed", byHand, []Seen{bad("a"), idle("b")}, []string{"halt "}, "went first", nil},
+		{"does not take it", longAgo, []Seen{idle("a"), idle("b")}, []string{"first lab", "wait lab"}, "gateway b goes first, alone: gateway a is online and does not take it: idle ok (of 10)", nil},
+		{"does not take it, and nobody else is there", longAgo, []Seen{idle("a")}, []string{"wait lab"}, "nobody is online who could go first", nil},
+		{"is stuck with another release", first, []Seen{other, idle("b")}, []string{"first lab", "wait lab"}, "refused rel.stepping (of 9)", nil},
 		{"tries it again", func() release.Rollout { o := first; o.Again = []string{"a"}; return o }(), []Seen{says("a", "fetching", ""), bad("b")}, []string{"again ", "wait lab"}, "goes first, alone: fetching",
 			func(t *testing.T, o *release.Rollout) { require.Empty(t, o.Again) }},
 	} {
@@ -157,6 +169,18 @@ func TestDecide(t *testing.T) {
 			checkAgain(t, r, next, steps, tt.seen, start)
 		})
 	}
+	// A second rollout of the same release: what the first one's gateway said of the last is not held against it, once.
+	r := product(byHand)
+	halted := byHand
+	halted.ID, halted.State, halted.Counter, halted.Version = "q", release.HaltedRoll, 11, newVersion
+	r.Rollouts = append(r.Rollouts, halted)
+	next, steps := Decide(r, []Seen{bad("a"), idle("b")}, start)
+	require.Equal(t, "first", steps[0].Kind)
+	require.Equal(t, []string{"a"}, next.Rollouts[0].Again)
+	next, _ = Decide(next, []Seen{says("a", "trial", ""), idle("b")}, start)
+	require.Empty(t, next.Rollouts[0].Again)
+	next, _ = Decide(next, []Seen{bad("a"), idle("b")}, start)
+	require.Equal(t, release.HaltedRoll, next.Rollouts[0].State)
 	for state, want := range map[string]string{release.Halted: "halt", release.Removed: "halt", release.Released: "release", release.Added: "wait"} {
 		r := product(first)
 		r.Releases[1].State = state
