@@ -523,6 +523,20 @@ func TestFallback(t *testing.T) {
 	})
 }
 
+// TestStumble: the launcher started another slot though the active one is whole; nothing is installed for that.
+func TestStumble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, slot := withOne(t)
+		b.started, b.stumble = nil, true
+		b.on(6*time.Hour, nil)
+		require.True(t, b.u.Status().Fallback)
+		require.Equal(t, slot, b.look("end").Active)
+		b.on(6*time.Hour, nil)
+		require.False(t, b.u.Status().Fallback)
+		require.Equal(t, []string{"factory", "one"}, b.started)
+	})
+}
+
 // TestApply: from a folder, at once, with the window shut and the day's bytes spent.
 func TestApply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

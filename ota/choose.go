@@ -51,6 +51,9 @@ func (u *Updater) choose(ctx context.Context) (*candidate, string, error) {
 		return nil, "", err
 	}
 	running, fallback := u.running(rec)
+	if fallback && rec.Active != "" && u.o.Boot.Verify(rec.Active) == nil {
+		running, fallback = rec.Release, false // it is whole: the next start may well be its own
+	}
 	u.mu.Lock()
 	back := u.journal.Back
 	u.mu.Unlock()
@@ -169,7 +172,8 @@ func (u *Updater) quarantine(rec *boot.Record, c *candidate) (*candidate, string
 	byOrder := c.named && c.by.Order > was.Order
 	byRollout := c.by.Rollout != "" && c.by.Rollout != was.Rollout
 	if !known || !byOrder && !byRollout {
-		err := &Error{CodeQuarantined, fmt.Sprintf("%s was tried and ended with %s: want a newer order or rollout, or an operator who clears it", c.rel, q.Code), nil}
+		err := &Error{CodeQuarantined, fmt.Sprintf("%s was tried and ended with %s: want a newer order or rollout, or an operator who clears it",
+			c.rel, q.Code), nil}
 		return nil, c.why, &refusal{rel: c.rel, by: c.by, quiet: true, err: err}
 	}
 	if err := u.clear(c.rel.SHA256); err != nil {

@@ -46,6 +46,6 @@ func CodeOf(err error) string {
 
 // passing says that an error of starting a program is the machine's and not the program's.
 func passing(err error) bool {
-	return slices.ContainsFunc([]error{syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.EIO, syscall.ETXTBSY, syscall.EINTR, syscall.ENOSPC, syscall.EROFS},
-		func(errno error) bool { return errors.Is(err, errno) })
+	return slices.ContainsFunc([]error{syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.EIO, syscall.ETXTBSY,
+		syscall.EINTR, syscall.ENOSPC, syscall.EROFS}, func(errno error) bool { return errors.Is(err, errno) })
 }

@@ -176,7 +176,7 @@ type Status struct {
 	Checks     []Check            `json:"checks,omitempty"`   // of a trial, those that fail now
 }
 
-// Bytes of updates; they are no data operations.
+// Bytes of updates, of what is inside the messages (bodies); they are no data operations.
 type Bytes struct {
 	Today int64 `json:"today"`
 	Limit int64 `json:"limit"` // of the day; 0: none

@@ -187,14 +187,15 @@ func (u *Updater) begin(ctx context.Context) bool {
 	u.mu.Lock()
 	u.showLocked(rec)
 	if u.status.Fallback {
-		u.status.Code, u.status.Text = CodeFallback, fmt.Sprintf("slot %s runs, not the committed %s: the launcher fell back", u.o.Slot, cmpSlot(rec.Active))
+		u.status.Code = CodeFallback
+		u.status.Text = fmt.Sprintf("slot %s runs, not the committed %s: the launcher fell back", u.o.Slot, shown(rec.Active))
 	}
 	u.mu.Unlock()
 	u.changed()
 	return true
 }
 
-func cmpSlot(slot string) string {
+func shown(slot string) string {
 	if slot == "" {
 		return Factory
 	}
@@ -497,7 +498,8 @@ func (u *Updater) may(ctx context.Context, c *cycle) Event {
 		// Bounded: a clock that was wrong for a while must not stop updates for good.
 		c.pause = min(wait, 24*time.Hour)
 		if wait <= 72*time.Hour {
-			c.err = &Error{CodePause, fmt.Sprintf("trial %d of %s ended without a verdict: the next one is not before %s", t.N, c.cand.rel, time.Unix(t.NotBefore, 0).UTC().Format(time.RFC3339)), nil}
+			c.err = &Error{CodePause, fmt.Sprintf("trial %d of %s ended without a verdict: the next one is not before %s",
+				t.N, c.cand.rel, time.Unix(t.NotBefore, 0).UTC().Format(time.RFC3339)), nil}
 			return postpone
 		}
 	}
@@ -742,7 +744,8 @@ func (u *Updater) arm(ctx context.Context, c *cycle) Event {
 	var attempt int
 	err = u.update(func(r *boot.Record) error {
 		h := c.cand.m.Health
-		if err := boot.Arm(r, boot.Trial{Slot: c.cand.m.Agent().SHA256, Release: rel, StableS: h.StableS, DeadlineS: h.DeadlineS, NeedServer: h.NeedServer, Serial: c.cand.serial}); err != nil {
+		if err := boot.Arm(r, boot.Trial{Slot: c.cand.m.Agent().SHA256, Release: rel, Serial: c.cand.serial,
+			StableS: h.StableS, DeadlineS: h.DeadlineS, NeedServer: h.NeedServer}); err != nil {
 			return err
 		}
 		r.Trial.Attempt = max(r.Trial.Attempt, n+1)
@@ -754,7 +757,8 @@ func (u *Updater) arm(ctx context.Context, c *cycle) Event {
 	}
 	u.step("armed")
 	u.mu.Lock()
-	err = u.writeHistoryLocked(append(slices.Clone(u.history), Entry{Gen: gen, UnixS: u.o.Now().Unix(), Event: EventArmed, Release: rel, Attempt: attempt}))
+	e := Entry{Gen: gen, UnixS: u.o.Now().Unix(), Event: EventArmed, Release: rel, Attempt: attempt}
+	err = u.writeHistoryLocked(append(slices.Clone(u.history), e))
 	u.status.Attempt = attempt
 	u.mu.Unlock()
 	if err != nil {

@@ -158,6 +158,7 @@ type box struct {
 	product   string
 	noLaunch  bool // started by hand
 	diskFails bool
+	stumble   bool // the launcher starts the factory's, once
 	onDamaged bool // the active slot may be damaged
 	synced    func() bool
 	cutAt     int // the operation at which the power goes, from now on; 0: never
@@ -424,6 +425,10 @@ func (b *box) launch(bootID string) (slot string, ok bool) {
 			}
 			d.Slot = r.Active
 		}
+	}
+	if b.stumble {
+		b.stumble = false
+		return "", true
 	}
 	if d.Slot != "" && s.Verify(d.Slot) != nil {
 		if d.Slot = r.Prev; d.Slot != "" && s.Verify(d.Slot) != nil {
