@@ -21,7 +21,7 @@ import (
 )
 
 func (a *app) publishCommand() *cobra.Command {
-	var offline bool
+	var offline, nudge bool
 	cmd := &cobra.Command{
 		Use:   "publish",
 		Short: "Sign what is to be said, check it as a gateway would, and write it",
@@ -36,9 +36,13 @@ Exit 0: published, or nothing to do; 1: nothing could be published, and why.`,
 		Args: cmdline.NoArgs,
 	}
 	cmd.Flags().BoolVar(&offline, "offline", false, "do not ask the address of fleet.yaml whether something newer is served there")
+	cmd.Flags().BoolVar(&nudge, "nudge", false, "tell the gateways that are online to look at the repository now, over the broker of fleet.yaml")
 	a.facts(a.changes(cmd))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.with(func(f *fleet.Folder) error {
+			if nudge && f.Settings.MQTT == nil {
+				return cmdline.Usage(errors.New("--nudge: fleet.yaml has no mqtt: say there where the gateways publish their status"))
+			}
 			ring, err := a.ring(cmd, f)
 			if err != nil {
 				return err
@@ -48,10 +52,30 @@ Exit 0: published, or nothing to do; 1: nothing could be published, and why.`,
 					return err
 				}
 			}
-			return a.publish(cmd, f, ring)
+			if err := a.publish(cmd, f, ring); err != nil || !nudge || a.dry {
+				return err
+			}
+			return nudgeAll(cmd, f)
 		})
 	}
 	return cmd
+}
+
+// nudgeAll tells every gateway that is online to look.
+func nudgeAll(cmd *cobra.Command, f *fleet.Folder) error {
+	b, err := dial(cmd.Context(), f)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	if err := b.settle(cmd.Context(), time.Second, time.Minute); err != nil {
+		return err
+	}
+	n, err := b.nudge(cmd.Context(), b.gateways())
+	if err == nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%d gateways are told to look\n", n)
+	}
+	return err
 }
 
 // result is what publish prints as JSON.

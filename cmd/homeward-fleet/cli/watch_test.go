@@ -99,6 +99,10 @@ func TestWatch(t *testing.T) {
 	m.run("release", "roll", "gateway-v2", "1.1.0", "--group", "lab=gw-0", "--groups", "100", "--soak", "0s")
 	m.run("publish")
 
+	require.Zero(t, s.nudges("gw-5"))
+	m.run("publish", "--nudge")
+	require.Eventually(t, func() bool { return s.nudges("gw-5") == 1 }, time.Minute, 20*time.Millisecond)
+
 	code, out, _ := m.try("status", "--wait", "300ms")
 	require.Zero(t, code)
 	require.Regexp(t, `(?m)^gw-3 +cold +gateway-v2 +1\.0\.0 +idle 1 +12 +34 +clock\.untrusted$`, out)
@@ -121,7 +125,7 @@ func TestWatch(t *testing.T) {
 	s.say("gw-0", "1.1.0", "trial", "", 2)
 	s.say("gw-0", "1.1.0", "idle", "ok", 2)
 	wait("group 100 percent: first: gateway gw-")
-	require.Eventually(t, func() bool { return s.nudges("gw-5") > 0 }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return s.nudges("gw-5") > 1 }, time.Minute, 50*time.Millisecond)
 	r := m.published("gateway-v2")
 	first := r.Rollouts[0].Groups[1].First
 	require.NotEmpty(t, first)
