@@ -76,6 +76,7 @@ type Group struct {
 	Percent  float64  `json:"percent,omitempty"` // of the product's gateways, together with the groups before
 	First    string   `json:"first,omitempty"`   // the one that goes alone
 	Since    int64    `json:"since,omitempty"`   // unix seconds: since then it may; 0: not known
+	Passed   []string `json:"passed,omitempty"`  // those that were to go first, and could not
 	State    string   `json:"state"`
 	OpenTo   float64  `json:"open_to,omitempty"` // percent of this group that may go, by place
 	Settled  int64    `json:"settled,omitempty"` // unix seconds: since then enough have succeeded; the soak begins
@@ -202,6 +203,7 @@ func (o *Rollout) check() error {
 			within(at+": settled", g.Settled, 0, maxUnix),
 			within(at+": since", g.Since, 0, maxUnix),
 			gateways(at+": gateways", g.Gateways),
+			gateways(at+": passed", g.Passed),
 		); err != nil {
 			return err
 		}

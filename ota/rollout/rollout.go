@@ -227,6 +227,10 @@ func clone(r *release.Rollouts) *release.Rollouts {
 	c.Rollouts = slices.Clone(r.Rollouts)
 	for i := range c.Rollouts {
 		c.Rollouts[i].Groups = slices.Clone(c.Rollouts[i].Groups)
+		for j := range c.Rollouts[i].Groups {
+			g := &c.Rollouts[i].Groups[j]
+			g.Passed = slices.Clone(g.Passed)
+		}
 		c.Rollouts[i].Again = slices.Clone(c.Rollouts[i].Again)
 	}
 	return &c
@@ -258,6 +262,7 @@ func (d *decision) sort(latest map[string]Seen) {
 		}
 		m := member{s, place, Judge(d.r, d.o, s, d.now), false}
 		reached, _ := d.o.Reaches(s.Gateway)
+		reached = reached || slices.Contains(d.o.Groups[g].Passed, s.Gateway)
 		if group := &d.o.Groups[g]; group.State == release.FirstOnly && group.Since == 0 && d.rerun() {
 			reached = false // chosen when the rollout was made: what it says may be of the rollout before
 		}
@@ -507,15 +512,31 @@ func (d *decision) says(m *member) string {
 	return s
 }
 
-// first chooses who goes first, the lowest place of those who can: online, and without a verdict.
+// maxPassed bounds the list of those that could not go first.
+const maxPassed = 64
+
+// first chooses who goes first, the lowest place of those who can: online, without a verdict, and not passed over before. Where nobody
+// else is left and the one whose turn it is has gone offline, one that was passed over has another go.
 func (d *decision) first(i int, why string) bool {
 	g := &d.o.Groups[i]
-	chosen := slices.IndexFunc(d.members[i], func(m member) bool { return m.pending() && m.Gateway == g.First })
-	if g.State != release.Waiting || chosen < 0 { // nobody was chosen by hand who can go
-		chosen = slices.IndexFunc(d.members[i], func(m member) bool { return m.pending() && m.Gateway != g.First })
+	find := func(ok func(m *member) bool) int {
+		return slices.IndexFunc(d.members[i], func(m member) bool { return m.pending() && ok(&m) })
+	}
+	chosen := -1
+	if g.State == release.Waiting {
+		chosen = find(func(m *member) bool { return m.Gateway == g.First }) // chosen by hand
+	}
+	if chosen < 0 {
+		chosen = find(func(m *member) bool { return m.Gateway != g.First && !slices.Contains(g.Passed, m.Gateway) })
+	}
+	if present := d.alone(i); chosen < 0 && (present == nil || !present.Online) {
+		chosen = find(func(m *member) bool { return m.Gateway != g.First })
 	}
 	if chosen >= 0 {
 		m := &d.members[i][chosen]
+		if g.State == release.FirstOnly && g.First != "" && g.First != m.Gateway && !slices.Contains(g.Passed, g.First) && len(g.Passed) < maxPassed {
+			g.Passed = append(g.Passed, g.First)
+		}
 		g.State, g.First, g.OpenTo, g.Since = release.FirstOnly, m.Gateway, 0, max(d.now.Unix(), 1)
 		d.reach(m)
 		if why != "" {

@@ -142,6 +142,28 @@ func TestDecide(t *testing.T) {
 		{"chosen when the rollout was made, and failed", byHand, []Seen{bad("a"), idle("b")}, []string{"halt "}, "went first", nil},
 		{"does not take it", longAgo, []Seen{idle("a"), idle("b")}, []string{"first lab", "wait lab"}, "gateway b goes first, alone: gateway a is online and does not take it: idle ok (of 10)", nil},
 		{"does not take it, and nobody else is there", longAgo, []Seen{idle("a")}, []string{"wait lab"}, "nobody is online who could go first", nil},
+		{"passed over before", func() release.Rollout {
+			o := first
+			o.Groups = slices.Clone(o.Groups)
+			o.Groups[0].Passed = []string{"b"}
+			return o
+		}(),
+			[]Seen{says("a", "refused", "rel.wrong_hw"), idle("b"), idle("c")}, []string{"first lab", "wait lab"}, "gateway c goes first",
+			func(t *testing.T, o *release.Rollout) { require.Equal(t, []string{"b", "a"}, o.Groups[0].Passed) }},
+		{"passed over before, and nobody else is left", func() release.Rollout {
+			o := first
+			o.Groups = slices.Clone(o.Groups)
+			o.Groups[0].Passed = []string{"b"}
+			return o
+		}(),
+			[]Seen{off(idle("a")), idle("b")}, []string{"first lab", "wait lab"}, "gateway b goes first", nil},
+		{"all that are there cannot have it", func() release.Rollout {
+			o := first
+			o.Groups = slices.Clone(o.Groups)
+			o.Groups[0].Passed = []string{"b"}
+			return o
+		}(),
+			[]Seen{says("a", "refused", "rel.wrong_hw"), says("b", "refused", "rel.wrong_hw")}, []string{"halt "}, "2 rel.wrong_hw", nil},
 		{"is stuck with another release", first, []Seen{other, idle("b")}, []string{"first lab", "wait lab"}, "refused rel.stepping (of 9)", nil},
 		{"tries it again", func() release.Rollout { o := first; o.Again = []string{"a"}; return o }(), []Seen{says("a", "fetching", ""), bad("b")}, []string{"again ", "wait lab"}, "goes first, alone: fetching",
 			func(t *testing.T, o *release.Rollout) { require.Empty(t, o.Again) }},
