@@ -153,6 +153,7 @@ type box struct {
 	settings  Settings
 	linkDown  bool
 	ready     error
+	signed    func(fs durable.FS) trust.Options // nil: signatures are somebody else's test
 	space     int64
 	boots     int
 	product   string
@@ -510,9 +511,14 @@ func (b *box) agent(slot, bootID string, deadline time.Time, done func() bool) e
 	b.look("start of " + p.name)
 	restart := make(chan struct{}, 1)
 	fs := b.fs
+	var repo Repository = channel{b.fleet, p.deaf}
+	of := trust.Options{Source: b.fleet}
+	if b.signed != nil { // the real one
+		repo, of = nil, b.signed(fs)
+	}
 	u, err := New(Options{
 		Dir: boxDir, FS: fs, Boot: b.store(), Gateway: "gw-1", Product: b.product, Platform: "linux-arm64", Hardware: []string{"pi", "pi-zero"},
-		Slot: name, Agent: path, Version: p.name, Trust: trust.Options{Source: b.fleet}, MinRate: 1, Repository: channel{b.fleet, p.deaf},
+		Slot: name, Agent: path, Version: p.name, Trust: of, MinRate: 1, Repository: repo,
 		Config: func() Settings { return b.settings }, Now: time.Now, Health: health{b, p, time.Now()},
 		Ready: func() error { return b.ready }, Synced: b.synced,
 		SelfCheck: func(ctx context.Context, agent string) error {
