@@ -10,6 +10,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,9 +104,30 @@ func start(b *testing.B, name string, registers int, every, home string) *gatewa
 	if strings.HasSuffix(name, "packed") {
 		format = "format: packed, "
 	}
+	if strings.HasSuffix(name, "fleet") {
+		c.WriteString(fleet(b))
+	}
 	c.WriteString("publish: {" + format + "max_age: 10s}\nbuffer: {keep_free: 0}\n")
 	g.run(b, c.String())
 	return g
+}
+
+// fleet is the key of a configuration for a fresh fleet, which homeward-fleet makes and a web server serves.
+func fleet(b *testing.B) string {
+	b.Helper()
+	dir := filepath.Join(b.TempDir(), "acme")
+	server := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(dir, "repository"))))
+	b.Cleanup(server.Close)
+	program := filepath.Join(b.TempDir(), "homeward-fleet")
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "homeward/cmd/homeward-fleet").CombinedOutput()
+	require.NoError(b, err, "%s", out)
+	for _, args := range [][]string{
+		{"init", "--organization", "acme", "--address", server.URL, "--no-passphrase"}, {"product", "add", "p", "--no-passphrase"}, {"publish", "--offline"},
+	} {
+		out, err := exec.Command(program, append([]string{"--fleet", dir}, args...)...).CombinedOutput()
+		require.NoError(b, err, "%v: %s", args, out)
+	}
+	return fmt.Sprintf("fleet: {repository: %q, root_file: %s/repository/1.root.json, every: 1m}\n", server.URL, dir)
 }
 
 // run starts the program with a configuration.
@@ -191,7 +214,8 @@ func (g *gateway) cpu(b *testing.B) time.Duration {
 }
 
 // BenchmarkSteady runs gateways side by side, each by itself: without a sensor, with ten
-// registers a second, the same over TLS, and the same packed (after 400 s with what it has learnt). It says what memory they have after a minute and at the
+// registers a second, the same over TLS, the same packed (after 400 s with what it has learnt), and the same with a fleet whose
+// repository it asks each minute. It says what memory they have after a minute and at the
 // end, and the processor time from the tenth second on. HOMEWARD_BENCH_SECONDS (default 300) is the length.
 func BenchmarkSteady(b *testing.B) {
 	program(b)
@@ -206,6 +230,7 @@ func BenchmarkSteady(b *testing.B) {
 			start(b, "ten", 10, "1s", fmt.Sprintf("url: %q", plain.URL)),
 			start(b, "ten-tls", 10, "1s", overTLS),
 			start(b, "ten-packed", 10, "1s", fmt.Sprintf("url: %q", plain.URL)),
+			start(b, "ten-fleet", 10, "1s", fmt.Sprintf("url: %q", plain.URL)),
 		}
 		begin := time.Now()
 		until := func(d time.Duration) { time.Sleep(time.Until(begin.Add(d))) }

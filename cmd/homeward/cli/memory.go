@@ -13,7 +13,7 @@ import (
 )
 
 // When the start is over, sensors read and home reached; and how often what has been used since is let go.
-const settleTime, leanEvery = 30 * time.Second, 10 * time.Minute
+const settleTime, leanEvery = 30 * time.Second, 2 * time.Minute
 
 // keepLean unmaps what is not used, until stop is called.
 func keepLean(log *slog.Logger) (stop func()) {
