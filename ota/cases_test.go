@@ -464,6 +464,28 @@ func TestPatches(t *testing.T) {
 	}
 }
 
+// TestSpoiltBlob: a server that has other bytes under the release's name does not get them fetched every hour.
+func TestSpoiltBlob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := withOne(t)
+		m := b.add(2, &program{name: "two"})
+		e := m.Agent().Encodings[0]
+		good := b.fleet.blobs[e.SHA256]
+		bad := append([]byte(nil), good...)
+		bad[7] ^= 1
+		b.fleet.blobs[e.SHA256] = bad
+		b.put(m)
+		b.offer(2, 1, 2)
+		before := b.fleet.served
+		b.on(24*time.Hour, nil)
+		require.Equal(t, "fetch.hash", b.u.Status().Code)
+		require.Less(t, b.fleet.served-before, 6*e.Size)
+		require.Empty(t, b.record().Quarantine, "the release is not to blame")
+		b.fleet.blobs[e.SHA256] = good
+		b.until(24*time.Hour, b.runs(2))
+	})
+}
+
 func one(b *box) string { return hashOf(b.program(&program{name: "one"})) }
 
 // patchOf finds the blob of the patch that add made.

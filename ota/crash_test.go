@@ -116,12 +116,15 @@ func (s scenario) play(t *testing.T, seed uint64, l life) (ops []int, served int
 
 // TestCutAtEachLabel cuts the power right after each named step, and once more at the same step.
 func TestCutAtEachLabel(t *testing.T) {
+	runs := 0
+	defer func() { t.Logf("cuts: at %d named steps, %d runs", len(Labels), runs) }()
 	for i, label := range Labels {
 		for j, mode := range crashfs.Modes {
 			if os.Getenv("HOMEWARD_CAMPAIGN") == "" && i%3 != j {
 				continue
 			}
 			for _, s := range scenarios[:2] {
+				runs++
 				synctest.Test(t, func(t *testing.T) {
 					b := newBox(t)
 					b.settings.Every = 10 * time.Minute

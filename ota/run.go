@@ -47,10 +47,10 @@ type cycle struct {
 	have      map[string]bool // parts that are staged
 	last      error           // of the last encoding
 	why       string
-	err       error // why it rests
-	pause     time.Duration
-	armed     bool
-	completed bool // the look at the repository was complete
+	err       error         // why it rests
+	pause     time.Duration // at most, until the next look; 0: the usual
+	least     time.Duration // at least, but for a nudge
+	completed bool          // the look at the repository was complete
 }
 
 // Run works until ctx ends: a trial first if this is one, then a look at the repository every now and then. It returns nil.
@@ -96,6 +96,7 @@ func (u *Updater) Run(ctx context.Context) error {
 		if c.pause > 0 {
 			wait = min(wait, c.pause)
 		}
+		wait = max(wait, c.least)
 	}
 }
 
@@ -603,6 +604,9 @@ func (u *Updater) fetch(ctx context.Context, c *cycle) Event {
 			u.log.Info("update: the next encoding", "after", c.enc.Enc, "code", CodeOf(err), "problem", err)
 			return u.fetch(ctx, c)
 		}
+		if CodeOf(err) != trust.CodeFetchMissing {
+			c.least = jitter(maxFail) // all of it came, and was paid for
+		}
 	case ErrBudget.code:
 		c.pause = u.bytes.untilTomorrow() + rand.N(10*time.Minute)
 	}
@@ -764,7 +768,6 @@ func (u *Updater) arm(ctx context.Context, c *cycle) Event {
 	if err != nil {
 		u.log.Warn("update", "problem", err) // the trial counts
 	}
-	c.armed = true
 	return arm
 }
 
