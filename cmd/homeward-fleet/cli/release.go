@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -289,17 +290,19 @@ func lastFloor(f *fleet.Folder, r *release.Rollouts) (uint64, error) {
 type bar struct {
 	progress *mpb.Progress
 	bar      *mpb.Bar
-	doing    string
+	doing    atomic.Value // string; the bar draws itself
 }
 
 func newBar(w io.Writer, name string, steps int, quiet bool) *bar {
+	b := &bar{}
+	b.doing.Store("")
 	if quiet || !cmdline.Terminal(w) {
-		return &bar{}
+		return b
 	}
-	b := &bar{progress: mpb.New(mpb.WithOutput(w), mpb.WithWidth(40))}
+	b.progress = mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithAutoRefresh())
 	b.bar = b.progress.AddBar(int64(steps), mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Name(name+" ")),
-		mpb.AppendDecorators(decor.CountersNoUnit("%d of %d "), decor.Any(func(decor.Statistics) string { return b.doing })))
+		mpb.AppendDecorators(decor.CountersNoUnit(" %d of %d "), decor.Any(func(decor.Statistics) string { return b.doing.Load().(string) })))
 	return b
 }
 
@@ -311,14 +314,15 @@ func (b *bar) step(doing string, _ *release.Encoding) {
 		b.bar.Increment()
 		return
 	}
-	b.doing = doing
+	b.doing.Store(doing)
 }
 
+// end takes the bar away, however far it is.
 func (b *bar) end() {
 	if b.bar == nil {
 		return
 	}
-	b.bar.SetTotal(-1, true)
+	b.bar.Abort(true)
 	b.progress.Wait()
 }
 

@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"github.com/stretchr/testify/require"
+)
+
+// onTerminal runs a command on a terminal, types what is asked for, and gives all that was shown.
+func onTerminal(t *testing.T, answers map[string]string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Args = append([]string{"homeward-fleet"}, args...)
+	cmd.Env = append(os.Environ(), "TERM=xterm")
+	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 120})
+	require.NoError(t, err)
+	defer terminal.Close()
+	timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	var shown strings.Builder
+	at := 0
+	for b := make([]byte, 4096); ; {
+		n, err := terminal.Read(b)
+		shown.Write(b[:n])
+		for ask, answer := range answers {
+			if i := strings.Index(shown.String()[at:], ask); i >= 0 {
+				at += i + len(ask)
+				_, err := io.WriteString(terminal, answer+"\n")
+				require.NoError(t, err)
+			}
+		}
+		if err != nil { // EIO: the program has closed its end
+			break
+		}
+	}
+	err = cmd.Wait()
+	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+		require.NoError(t, err, "%v: %s", failed, shown.String())
+	}
+	require.NoError(t, err)
+	return shown.String()
+}
+
+// TestTerminal: on a terminal passphrases are asked for and not shown, and long work has a bar that ends.
+func TestTerminal(t *testing.T) {
+	t.Setenv(passphraseEnv, "")
+	dir := filepath.Join(t.TempDir(), "acme")
+	const typed = "typed-and-not-shown"
+	out := onTerminal(t, map[string]string{"passphrase for the new keys: ": typed, "again: ": typed}, "--fleet", dir, "init", "--organization", "acme", "--gateways", "4")
+	require.Contains(t, out, "is the fleet of acme")
+	require.NotContains(t, out, typed)
+	onTerminal(t, map[string]string{"passphrase for the new keys: ": typed, "again: ": typed}, "--fleet", dir, "product", "add", "p")
+	out = onTerminal(t, map[string]string{"leave it out): ": typed}, "--fleet", dir, "publish")
+	require.Contains(t, out, "published: timestamp 2")
+	require.Equal(t, 1, strings.Count(out, "leave it out): "), "one passphrase for all: %s", out)
+	require.NotContains(t, out, typed)
+	program := filepath.Join(t.TempDir(), "program")
+	build(t, program, "1.0.0", "-s", "-w")
+	onTerminal(t, nil, "--fleet", dir, "release", "add", "p", program, "--version", "1.0.0")
+	out = onTerminal(t, nil, "--fleet", dir, "release", "add", "p", program, "--version", "1.0.1") // the same program: no patch to make
+	require.Contains(t, out, "is release 2")
+}
