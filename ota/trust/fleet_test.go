@@ -65,9 +65,10 @@ func newFleet(t testing.TB) *fleet {
 	year := t0.Add(365 * 24 * time.Hour)
 	f.root, f.snap, f.stamp = metadata.Root(year), metadata.Snapshot(t0.Add(14*24*time.Hour)), metadata.Timestamp(t0.Add(7*24*time.Hour))
 	f.roles[targets] = metadata.Targets(year)
-	for role, n := range map[string]int{root: 2, targets: 2, snapshot: 1, timestamp: 1} {
-		f.rekey(role, n)
-	}
+	f.rekey(root, 2)
+	f.rekey(targets, 2)
+	f.rekey(snapshot, 1)
+	f.rekey(timestamp, 1)
 	f.delegate(targets, "releases-p1", []string{"releases/p1/*", "releases/p1/*/*"}, false)
 	f.delegate(targets, "releases-p2", []string{"releases/p2/*", "releases/p2/*/*"}, false)
 	f.delegate(targets, "dev-p1", []string{"dev/gw7/*"}, true)

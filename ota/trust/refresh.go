@@ -401,7 +401,6 @@ func (r *Repository) commit(files map[string][]byte) error {
 // stepRoot walks to the newest root, one version at a time.
 func (r *Repository) stepRoot(ctx context.Context, v *view, asked map[string]answer) error {
 	for range maxRotations {
-		next := v.Root.Signed.Version + 1
 		raw, _, err := r.ask(ctx, asked, nextRoot(v))
 		if errors.Is(err, ErrNotFound) {
 			break // this is the newest
@@ -409,18 +408,9 @@ func (r *Repository) stepRoot(ctx context.Context, v *view, asked map[string]ans
 		if err != nil {
 			return err
 		}
-		// Looked at before it counts: the view would keep it.
-		m, err := parseRoot(raw)
-		if err != nil {
-			return fail(CodeRoot, err, "%d.root.json", next)
-		}
-		if err := r.policy(m.Signed); err != nil {
+		if err := r.addRoot(v, raw); err != nil {
 			return err
 		}
-		if err := guard(func() error { _, err := v.UpdateRoot(raw); return err }); err != nil {
-			return fail(CodeRoot, err, "%d.root.json", next)
-		}
-		v.files[root] = raw
 	}
 	if floor := r.o.Floors.RoleFloors()[root]; v.Root.Signed.Version < floor.Version {
 		return fail(CodeRollback, nil, "the source has no root after %d; %d was seen before", v.Root.Signed.Version, floor.Version)
@@ -428,6 +418,23 @@ func (r *Repository) stepRoot(ctx context.Context, v *view, asked map[string]ans
 	if v.Root.Signed.IsExpired(v.RefTime) {
 		return r.expired(v, root, v.Root.Signed.Expires)
 	}
+	return nil
+}
+
+// addRoot takes the next root. It is looked at before the view, which would keep it, is shown it.
+func (r *Repository) addRoot(v *view, raw []byte) error {
+	next := v.Root.Signed.Version + 1
+	m, err := parseRoot(raw)
+	if err != nil {
+		return fail(CodeRoot, err, "%d.root.json", next)
+	}
+	if err := r.policy(m.Signed); err != nil {
+		return err
+	}
+	if err := guard(func() error { _, err := v.UpdateRoot(raw); return err }); err != nil {
+		return fail(CodeRoot, err, "%d.root.json", next)
+	}
+	v.files[root] = raw
 	return nil
 }
 
