@@ -597,6 +597,38 @@ func TestApply(t *testing.T) {
 	})
 }
 
+// TestApplyDuringDownload: what is fetched from the network gives way to the stick.
+func TestApplyDuringDownload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := withOne(t)
+		m := b.add(2, &program{name: "two"})
+		b.put(m)
+		b.offer(2, 1, 2)
+		stick := t.TempDir()
+		require.NoError(t, os.Mkdir(filepath.Join(stick, "blobs"), 0o700))
+		sha := m.Agent().Encodings[0].SHA256
+		require.NoError(t, os.WriteFile(filepath.Join(stick, "blobs", sha), b.fleet.blobs[sha], 0o600))
+		b.fleet.slow(100)
+		before, tried := b.fleet.served, false
+		b.until(5*time.Hour, func() bool {
+			if s := b.u.Status(); !tried && s.State == Fetching && s.Bytes.Done > 30_000 {
+				tried = true
+				s, err := b.u.Apply(t.Context(), stick)
+				require.NoError(t, err)
+				require.Equal(t, Armed, s.State)
+			}
+			return b.runs(2)()
+		})
+		require.True(t, tried)
+		require.Less(t, b.fleet.served-before, int64(80_000))
+		kinds := []string{}
+		for _, e := range b.u.History() {
+			kinds = append(kinds, e.Event)
+		}
+		require.Equal(t, []string{EventArmed, EventCommitted, EventArmed, EventCommitted}, kinds)
+	})
+}
+
 // TestPace: looks are jittered, fewer after failures, sooner after a nudge; all without a byte of a release.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
