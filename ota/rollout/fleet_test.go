@@ -31,9 +31,13 @@ import (
 
 // TestFleet is a fleet of simulated gateways with the real update code: each has its own disk, boot record, launcher and updater; only
 // signatures, radio and hardware are left out. One in ten is offline, one in twenty has hardware that no release is for or fails on.
-// A bad release is rolled out, then good ones, of which the last can only be reached over two stepping stones.
+// A bad release is rolled out, then one that is bad for most of them, then good ones, of which the last can only be reached over two
+// stepping stones.
 func TestFleet(t *testing.T) {
 	n := 120
+	if testing.Short() {
+		n = 60
+	}
 	if os.Getenv("HOMEWARD_CAMPAIGN") == "1" {
 		n = 1000
 	}
@@ -135,10 +139,10 @@ type station struct {
 	depot    *depot
 	id       string
 	hardware string
-	broken   bool // the new programs do not start on it
-	bad      uint64
 
 	mu      sync.Mutex // protects the following
+	broken  bool       // the new programs do not start on it
+	crashes func(counter uint64) bool
 	fs      *crashfs.FS
 	powered bool
 	link    bool
@@ -212,9 +216,6 @@ func (s *station) launch(bootID string) string {
 	return d.Slot
 }
 
-// starts says whether a release's program runs here.
-func (s *station) starts(counter uint64) bool { return counter != s.bad }
-
 // agent is one process.
 func (s *station) agent(ctx context.Context, slot, bootID string) {
 	st, path, name, counter := s.store(), factoryFile, ota.Factory, uint64(0)
@@ -226,8 +227,9 @@ func (s *station) agent(ctx context.Context, slot, bootID string) {
 	}
 	s.mu.Lock()
 	s.ran[counter]++
+	crashes := s.crashes(counter)
 	s.mu.Unlock()
-	if !s.starts(counter) { // it crashes
+	if crashes {
 		time.Sleep(time.Second)
 		_, err := st.Update(func(r *boot.Record) error {
 			if r.Trial != nil {
@@ -252,6 +254,8 @@ func (s *station) agent(ctx context.Context, slot, bootID string) {
 		Slot: name, Agent: path, Version: version(counter), Trust: trust.Options{Source: s}, MinRate: 1, Repository: s,
 		Config: func() ota.Settings { return ota.Settings{Every: 5 * 24 * time.Hour, Zone: time.UTC} }, Health: s,
 		SelfCheck: func(_ context.Context, agent string) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			if s.broken {
 				return fmt.Errorf("illegal instruction")
 			}
@@ -443,7 +447,7 @@ func simulate(t *testing.T, n int) {
 	})
 	for i := range n {
 		s := newStation(t, d, i)
-		s.bad = 2
+		s.crashes = func(counter uint64) bool { return counter == 2 }
 		m.stations = append(m.stations, s)
 		s.on(true)
 	}
@@ -481,7 +485,9 @@ func simulate(t *testing.T, n int) {
 			s.on(true)
 		case i%40 == 27:
 			wrong = append(wrong, s)
+			s.mu.Lock()
 			s.broken = true
+			s.mu.Unlock()
 		}
 	}
 	t.Logf("%d gateways: %d offline, %d with bad hardware", n, len(away), len(wrong))
@@ -511,17 +517,55 @@ func simulate(t *testing.T, n int) {
 	require.LessOrEqual(t, ran, 1+n/10)
 	require.Equal(t, map[uint64]int{1: n}, counters(), "nobody has committed it, everybody is back")
 
-	// A good one.
+	// One that most of them crash with, but not the one that goes first.
 	d.add(t, 3, 0, 1, "pi")
+	most := func(id string) bool { return release.Bucket("crashes", id) < 70 }
 	d.roll(t, 3)
+	roll := &d.current().Rollouts[1]
+	first, lowest := "", 100.0
+	for _, s := range m.stations {
+		if g, place := roll.Group(s.id); g == 0 && place < lowest && s.linked() && !slices.Contains(wrong, s) {
+			first, lowest = s.id, place
+		}
+	}
+	for _, s := range m.stations {
+		s.mu.Lock()
+		s.crashes = func(counter uint64) bool { return counter == 2 || counter == 3 && s.id != first && most(s.id) }
+		s.mu.Unlock()
+	}
+	m.nudge()
+	m.watch(7 * 24 * time.Hour)
+	time.Sleep(24 * time.Hour)
+	r = d.current()
+	require.Equal(t, release.HaltedRoll, r.Rollouts[1].State)
+	require.Equal(t, release.Open, r.Rollouts[1].Groups[0].State, "inside the first group")
+	ran = 0
+	for _, s := range m.stations {
+		s.mu.Lock()
+		if s.ran[3] > 0 {
+			ran++
+			g, _ := r.Rollouts[1].Group(s.id)
+			require.Zero(t, g, "%s is not of the first group", s.id)
+		}
+		s.mu.Unlock()
+	}
+	kept := counters()[3]
+	t.Logf("the release that crashes on most of them ran on %d, was kept by %d and halted", ran, kept)
+	require.Positive(t, kept)
+	require.Less(t, kept, ran)
+	require.Equal(t, map[uint64]int{1: n - kept, 3: kept}, counters())
+
+	// A good one.
+	d.add(t, 4, 0, 1, "pi")
+	d.roll(t, 4)
 	m.nudge()
 	m.watch(7 * 24 * time.Hour)
 	time.Sleep(2 * 24 * time.Hour)
-	require.Equal(t, release.Done, d.current().Rollouts[1].State)
-	require.Equal(t, map[uint64]int{1: len(away) + len(wrong), 3: n - len(away) - len(wrong)}, counters())
+	require.Equal(t, release.Done, d.current().Rollouts[2].State)
+	require.Equal(t, map[uint64]int{1: len(away) + len(wrong), 4: n - len(away) - len(wrong)}, counters())
 
 	// Months pass, with releases that need the ones before.
-	for counter := uint64(4); counter <= 5; counter++ {
+	for counter := uint64(5); counter <= 6; counter++ {
 		time.Sleep(40 * 24 * time.Hour)
 		d.add(t, counter, counter-1, counter-1, "pi")
 		d.roll(t, counter)
@@ -543,14 +587,12 @@ func simulate(t *testing.T, n int) {
 		}
 	}
 	time.Sleep(4 * 24 * time.Hour)
-	require.Equal(t, map[uint64]int{1: len(wrong), 5: n - len(wrong)}, counters())
-	stones := 0
+	require.Equal(t, map[uint64]int{1: len(wrong), 6: n - len(wrong)}, counters())
 	for _, s := range away {
 		s.mu.Lock()
-		require.Zero(t, s.ran[2], "%s was offline and has run the bad release", s.id)
-		require.Positive(t, s.ran[3])
-		require.Positive(t, s.ran[4])
-		stones += s.ran[3] + s.ran[4]
+		require.Zero(t, s.ran[2]+s.ran[3], "%s was offline and has run a bad release", s.id)
+		require.Positive(t, s.ran[4], "a stepping stone")
+		require.Positive(t, s.ran[5], "a stepping stone")
 		s.mu.Unlock()
 	}
 	for _, s := range m.stations {
@@ -562,5 +604,5 @@ func simulate(t *testing.T, n int) {
 	for _, s := range wrong {
 		require.Contains(t, []string{"rel.wrong_hw", "slot.selfcheck"}, s.says().Update.Code, "%s", s.id)
 	}
-	t.Logf("all %d good gateways are on release 5, %d came back after months over stepping stones; %d kilobytes were loaded; nobody is bricked", n-len(wrong), len(away), d.served/1000)
+	t.Logf("all %d good gateways are on release 6, %d came back after months over stepping stones; %d kilobytes were loaded; nobody is bricked", n-len(wrong), len(away), d.served/1000)
 }
