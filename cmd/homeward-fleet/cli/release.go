@@ -613,12 +613,15 @@ func (x *roll) begin(f *fleet.Folder, r *release.Rollouts, l *release.Listed) (s
 		Counter: l.Counter, Version: l.Version, State: release.Running, SuccessPercent: x.success, ErrorPercent: x.errorPercent, ErrorCount: x.errors,
 		AtOnce: x.atOnce, SoakS: int64(x.soak / time.Second), VerdictAfterS: int64(x.verdictAfter / time.Second), Window: x.window,
 	}
-	for n := 1; ; n++ {
-		o.ID = fmt.Sprintf("r%d-%d", l.Counter, n)
-		if !slices.ContainsFunc(r.Rollouts, func(other release.Rollout) bool { return other.ID == o.ID }) {
-			break
+	n := 1 // an id is not used twice: what fell out of the list was older
+	for _, other := range r.Rollouts {
+		if at, ok := strings.CutPrefix(other.ID, fmt.Sprintf("r%d-", l.Counter)); ok {
+			if last, err := strconv.Atoi(at); err == nil {
+				n = max(n, last+1)
+			}
 		}
 	}
+	o.ID = fmt.Sprintf("r%d-%d", l.Counter, n)
 	if x.atOnce <= 0 || x.atOnce > 100 {
 		return "", cmdline.Usage(fmt.Errorf("--at-once %v: want more than 0, at most 100", x.atOnce))
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // onTerminal runs a command on a terminal, types what is asked for, and gives all that was shown.
@@ -33,6 +34,11 @@ func onTerminal(t *testing.T, answers map[string]string, args ...string) string 
 		for ask, answer := range answers {
 			if i := strings.Index(shown.String()[at:], ask); i >= 0 {
 				at += i + len(ask)
+				for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) { // nobody types that fast
+					if state, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS); err == nil && state.Lflag&unix.ECHO == 0 {
+						break
+					}
+				}
 				_, err := io.WriteString(terminal, answer+"\n")
 				require.NoError(t, err)
 			}

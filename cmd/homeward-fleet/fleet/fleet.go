@@ -383,9 +383,36 @@ func (f *Folder) Rollouts(product string) (*release.Rollouts, error) {
 	return r, nil
 }
 
-// SaveRollouts gives the rollouts the next serial and writes them.
+// keptRollouts are the rollouts that are over which the file still shows: every gateway fetches it at each step.
+const keptRollouts = 8
+
+// SaveRollouts gives the rollouts the next serial and writes them, without what is long over: rollouts that have ended, and releases that
+// are removed, once nothing of them is published.
 func (f *Folder) SaveRollouts(r *release.Rollouts) error {
 	r.Serial++
+	over := 0
+	for i := len(r.Rollouts) - 1; i >= 0; i-- {
+		if s := r.Rollouts[i].State; s == release.Done || s == release.HaltedRoll {
+			if over++; over > keptRollouts {
+				r.Rollouts = slices.Delete(r.Rollouts, i, i+1)
+			}
+		}
+	}
+	if slices.ContainsFunc(r.Releases, func(l release.Listed) bool { return l.State == release.Removed }) {
+		p, err := f.Repo.Load()
+		if err != nil {
+			return err
+		}
+		published := map[string]bool{}
+		for _, path := range p.Files() {
+			published[path] = true
+		}
+		last := r.Releases[len(r.Releases)-1].Counter // keeps the number
+		r.Releases = slices.DeleteFunc(r.Releases, func(l release.Listed) bool {
+			return l.State == release.Removed && l.Counter != last &&
+				!slices.ContainsFunc(l.Platforms, func(p string) bool { return published[release.ManifestPath(r.Product, p, l.Counter)] })
+		})
+	}
 	raw, err := r.Encode()
 	if err != nil {
 		return err

@@ -331,6 +331,7 @@ type Published struct {
 	timestamp *document
 	snapshot  *document
 	roles     map[string]*document // targets and all that are delegated
+	targets   map[string]*metadata.TargetFiles
 }
 
 // Load reads the published set and follows its signatures; nil, and no error, for a folder in which nothing has been published.
@@ -382,6 +383,12 @@ func (r *Repository) Load() (*Published, error) {
 			return nil, fmt.Errorf("writer: %s says version %d: restore the file from a copy of the repository", fileName(role, m.Version), d.version())
 		}
 		p.roles[role] = d
+	}
+	p.targets = map[string]*metadata.TargetFiles{}
+	for _, s := range p.Roles() {
+		if d := p.roles[s.Role]; d != nil {
+			maps.Copy(p.targets, d.targets.Signed.Targets)
+		}
 	}
 	return p, nil
 }
@@ -482,12 +489,8 @@ func (p *Published) files(now time.Time) []string {
 
 // File reads a target as it is published; an error that is [fs.ErrNotExist] where no role lists it.
 func (r *Repository) File(p *Published, path string) ([]byte, error) {
-	if p != nil {
-		for _, s := range p.Roles() {
-			if d := p.roles[s.Role]; d != nil && d.targets.Signed.Targets[path] != nil {
-				return durable.Read(r.FS, filepath.Join(r.Dir, targetName(path, d.targets.Signed.Targets[path])), maxTarget)
-			}
-		}
+	if p != nil && p.targets[path] != nil {
+		return durable.Read(r.FS, filepath.Join(r.Dir, targetName(path, p.targets[path])), maxTarget)
 	}
 	return nil, fmt.Errorf("writer: %s is not published: %w", path, fs.ErrNotExist)
 }
