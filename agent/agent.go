@@ -304,6 +304,9 @@ func (a *Agent) Run(ctx context.Context, reload <-chan os.Signal) error {
 		a.web.Close()
 	}
 	err := a.buf.Close()
+	if err == nil {
+		a.stopped()
+	}
 	a.Log.Info("stopped")
 	if again && err == nil {
 		return ErrRestart

@@ -108,6 +108,24 @@ func (a *Agent) openUpdates() error {
 	return nil
 }
 
+// stopped tells the launcher that the stop was asked for: the next start costs a release on trial no try.
+func (a *Agent) stopped() {
+	if a.Updates == nil || a.Updates.Slot == "" {
+		return
+	}
+	dir := UpdatePath(a.Config.State)
+	if _, err := os.Stat(dir); err != nil {
+		return // nothing was ever updated here
+	}
+	slot := a.Updates.Slot
+	if slot == ota.Factory {
+		slot = ""
+	}
+	if err := (&boot.Store{FS: durable.OS{}, Dir: dir}).Stopped(slot, boot.BootID(), 0); err != nil {
+		a.Log.Warn("stop not noted for the launcher", "error", err)
+	}
+}
+
 // fleetSource is where a fleet's folder lies.
 func fleetSource(address string) (trust.Source, error) {
 	if u, err := url.Parse(address); err == nil && u.Scheme == "file" {

@@ -18,6 +18,8 @@ import (
 	"homeward/agent/config"
 	"homeward/agent/home"
 	"homeward/agent/status"
+	"homeward/buffer/durable"
+	"homeward/ota/boot"
 	"homeward/ota/release"
 )
 
@@ -170,4 +172,27 @@ func TestNoFleet(t *testing.T) {
 	require.Equal(t, c.Gateway, e.Gateway)
 	require.Equal(t, "1.2.3", e.Agent)
 	require.NotContains(t, string(text), "SECRET")
+}
+
+// TestStoppedCostsNoTry: a stop that was asked for is noted for the launcher.
+func TestStoppedCostsNoTry(t *testing.T) {
+	clock := &setClock{}
+	clock.set(noon(2026, 3, 1), true)
+	c := plainConfig(t.TempDir())
+	slot := strings.Repeat("ab", 32)
+	a := newAgent(t, c, clock)
+	a.Updates = &Updates{Slot: slot}
+	a.stopped()
+	require.NoDirExists(t, UpdatePath(c.State), "nothing was ever updated")
+	require.NoError(t, os.Mkdir(UpdatePath(c.State), 0o700))
+	store := &boot.Store{FS: durable.OS{}, Dir: UpdatePath(c.State)}
+	_, err := store.Update(func(r *boot.Record) error {
+		r.Trial = &boot.Trial{Slot: slot, TriesLeft: 2, BootsLeft: 10, BootID: boot.BootID(), Release: boot.Release{Product: "p", Version: "2", Counter: 2, SHA256: slot}}
+		return nil
+	})
+	require.NoError(t, err)
+	a.stopped()
+	rec, _, err := store.Load()
+	require.NoError(t, err)
+	require.True(t, rec.Trial.Clean)
 }

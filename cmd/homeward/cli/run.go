@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
@@ -75,7 +76,9 @@ func run(ctx context.Context, cfg *config.Config, path string, log *slog.Logger)
 	if o.Watchdog, err = daemon.SdWatchdogEnabled(false); err != nil {
 		log.Warn("watchdog setting not understood", "error", err)
 	}
+	ready := alive(o.Notify, o.Watchdog)
 	a, err := agent.New(o)
+	ready()
 	if err != nil {
 		return startError(cfg, err)
 	}
@@ -96,6 +99,34 @@ func run(ctx context.Context, cfg *config.Config, path string, log *slog.Logger)
 		return cmdline.Exit(ota.ExitRestart)
 	}
 	return err
+}
+
+// startBound is how long a start may take before it counts as hung: a large buffer may have to be looked through first.
+const startBound = 80 * time.Second
+
+// alive feeds the watchdog while the agent is made, for startBound at most: that of a release on trial runs from its first moment.
+func alive(notify func(string), watchdog time.Duration) (stop func()) {
+	if watchdog <= 0 {
+		return func() {}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startBound)
+	var owner sync.WaitGroup
+	owner.Go(func() {
+		tick := time.NewTicker(watchdog / 3)
+		defer tick.Stop()
+		for {
+			notify("WATCHDOG=1")
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return func() {
+		cancel()
+		owner.Wait()
+	}
 }
 
 // startError says what to do where a gateway cannot start on its state folder.
