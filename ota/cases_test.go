@@ -652,7 +652,7 @@ func TestPace(t *testing.T) {
 		b.on(3*time.Minute, func() bool {
 			b.u.Nudge()
 			b.u.Nudge()
-			return b.fleet.asked > asked
+			return b.fleet.looks() > asked
 		})
 		require.LessOrEqual(t, time.Since(began), 50*time.Second)
 	})

@@ -132,6 +132,12 @@ func (f *fleet) signed(path string) bool {
 	return f.targets[path] != nil
 }
 
+func (f *fleet) looks() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked
+}
+
 func (f *fleet) slow(rate int64) {
 	f.mu.Lock()
 	f.rate = rate
