@@ -5,7 +5,7 @@
 // It promises that what a gateway applies is bounded however hostile the bytes are: no more output than the signed size, no read
 // outside the old content, memory that does not grow with the content (a patch for 15 MB: 16 MB at most, the whole process
 // counted; see docs/benchmarks.md), no panic. It does not promise that the result is right: a patch on another base gives other
-// bytes. Whoever calls compares the result's SHA-256 with the signed one. Making a patch takes some 10 times the old content in memory.
+// bytes. Whoever calls compares the result's SHA-256 with the signed one. Making a patch takes some 25 times the old content in memory.
 //
 // Errors about what was read carry a stable code ([Error.Code]): delta.malformed, delta.size; of a program binary.format,
 // binary.platform, binary.dynamic, binary.dwarf. Errors of reading and writing are passed on as they are.
