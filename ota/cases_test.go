@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"homeward/buffer/durable"
 	"homeward/ota/boot"
 	"homeward/ota/release"
 )
@@ -655,6 +656,23 @@ func TestPace(t *testing.T) {
 			return b.fleet.looks() > asked
 		})
 		require.LessOrEqual(t, time.Since(began), 50*time.Second)
+	})
+}
+
+// TestHistoryLost: an outcome that was acknowledged is not told again though the history is gone; one that was not, is.
+func TestHistoryLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := withOne(t)
+		b.on(time.Minute, nil)
+		for _, acked := range []bool{true, false} {
+			_, err := b.store().Update(func(r *boot.Record) error { r.LastResult.Acked = acked; return nil })
+			require.NoError(t, err)
+			require.NoError(t, durable.Replace(b.fs, boxDir+"/outbox/history.jsonl", []byte("torn{"), 0o600))
+			b.gens, b.told = map[string][]uint64{}, map[string]int{}
+			b.on(10*time.Minute, nil)
+			require.Equal(t, map[bool]int{true: 0, false: 1}[acked], b.told["1 ok"])
+		}
+		require.True(t, b.record().LastResult.Acked)
 	})
 }
 

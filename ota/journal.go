@@ -284,9 +284,19 @@ func (u *Updater) Acked(gen uint64) error {
 		err = u.writeHistoryLocked(list)
 	}
 	u.mu.Unlock()
-	if found && err == nil {
-		u.changed()
+	if !found || err != nil {
+		return err
 	}
+	// The record knows, too, in case the history is lost.
+	err = u.update(func(r *boot.Record) error {
+		if r.LastResult != nil && r.LastResult.Gen == gen {
+			last := *r.LastResult
+			last.Acked = true
+			r.LastResult = &last
+		}
+		return nil
+	})
+	u.changed()
 	return err
 }
 

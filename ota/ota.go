@@ -257,8 +257,10 @@ func New(o Options) (*Updater, error) {
 	u.journal = readJournal(u.fs, u.path("journal.json"))
 	u.history = readHistory(u.fs, u.path("outbox/history.jsonl"))
 	u.status.State = Idle
-	u.status.Candidate, u.status.Target = u.journal.Candidate.Version, u.journal.Candidate.Counter // until the first look
-	if rec, _, err := o.Boot.Load(); err == nil {                                                  // else Run says so, until it can be read
+	if s := u.journal.State; s == Waiting || s == Deferred { // until the first look
+		u.status.Candidate, u.status.Target = u.journal.Candidate.Version, u.journal.Candidate.Counter
+	}
+	if rec, _, err := o.Boot.Load(); err == nil { // else Run says so, until it can be read
 		u.showLocked(rec)
 	}
 	return u, nil
