@@ -26,6 +26,11 @@ const secret = "correct-horse-battery"
 
 func TestMain(m *testing.M) {
 	workFactor = 10
+	if filepath.Base(os.Args[0]) != "homeward-fleet" { // the tests, and not the program
+		if err := os.Setenv(passphraseEnv, secret); err != nil {
+			panic(err)
+		}
+	}
 	testscript.Main(m, map[string]func(){
 		"homeward-fleet": func() { workFactor = 10; os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 	})
@@ -38,7 +43,6 @@ type manager struct {
 }
 
 func newManager(t *testing.T) *manager {
-	t.Setenv(passphraseEnv, secret)
 	m := &manager{t, filepath.Join(t.TempDir(), "acme")}
 	m.run("init", "--organization", "acme", "--gateways", "20")
 	return m
@@ -71,6 +75,7 @@ func (m *manager) enroll(id, product string) {
 // TestOtherClient: a TUF client that is none of ours follows a repository that the commands made, from its first root over a rotation,
 // through delegations and the bins of orders.
 func TestOtherClient(t *testing.T) {
+	t.Parallel()
 	modules, err := filepath.Abs("../../../build/tools/node_modules")
 	require.NoError(t, err)
 	if _, err := os.Stat(filepath.Join(modules, "tuf-js")); err != nil {

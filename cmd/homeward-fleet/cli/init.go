@@ -202,6 +202,9 @@ pinned development gateways get, and nothing else. The owners have to sign that 
 			if f.Product(name) == nil {
 				return fmt.Errorf("product %s is there already", name)
 			}
+			if n := len(f.Products()); n >= fleet.MaxProducts {
+				return fmt.Errorf("product %s: there are %d already: a fleet has at most %d", name, n, fleet.MaxProducts)
+			}
 			out := cmd.OutOrStdout()
 			if a.dry {
 				fmt.Fprintf(out, "would add product %s with a key for releases-%s and one for dev-%s\n", name, name, name)

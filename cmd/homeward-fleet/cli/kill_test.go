@@ -44,6 +44,7 @@ func (g *gateway) look(repository string, paths []string) error {
 // TestKilled kills managers' commands (SIGKILL) at moments drawn from a seed: gateways accept what is left, one that knows only the
 // first root and one that looked after each kill before; and the commands after that do their work.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	kills, seed := 12, uint64(1)
 	if os.Getenv("HOMEWARD_CAMPAIGN") != "" {
 		kills, seed = 500, uint64(time.Now().UnixNano())

@@ -20,7 +20,7 @@ func onTerminal(t *testing.T, answers map[string]string, args ...string) string 
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Args = append([]string{"homeward-fleet"}, args...)
-	cmd.Env = append(os.Environ(), "TERM=xterm")
+	cmd.Env = append(os.Environ(), "TERM=xterm", passphraseEnv+"=")
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 120})
 	require.NoError(t, err)
 	defer terminal.Close()
@@ -57,7 +57,7 @@ func onTerminal(t *testing.T, answers map[string]string, args ...string) string 
 
 // TestTerminal: on a terminal passphrases are asked for and not shown, and long work has a bar that ends.
 func TestTerminal(t *testing.T) {
-	t.Setenv(passphraseEnv, "")
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "acme")
 	const typed = "typed-and-not-shown"
 	out := onTerminal(t, map[string]string{"passphrase for the new keys: ": typed, "again: ": typed}, "--fleet", dir, "init", "--organization", "acme", "--gateways", "4")

@@ -67,6 +67,7 @@ func (s *site) nudges(gateway string) int {
 // TestWatch: a manager who watches leads a rollout on, publishes each step and tells the gateways, over TLS with a password; a bad first
 // gateway halts it; and status says all of that.
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	authority := cloudtest.NewAuthority(t)
 	broker := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{TLS: authority, Users: map[string]string{"fleet": "hush-hush"}})
 	m := newManager(t)

@@ -31,6 +31,9 @@ import (
 	"homeward/ota/trust/writer"
 )
 
+// MaxProducts bounds the products of a fleet: each has two roles, which targets names to every gateway.
+const MaxProducts = 64
+
 // Names in the folder.
 const (
 	settingsName = "fleet.yaml"
@@ -44,9 +47,8 @@ const (
 )
 
 const (
-	maxRoles    = 1 << 20
-	maxProducts = 256
-	maxBits     = 12
+	maxRoles = 1 << 20
+	maxBits  = 12
 )
 
 // Key is the public half of a key, and who holds it.
@@ -92,8 +94,11 @@ func (f *Folder) RepositoryDir() string { return f.path(repoName) }
 // KeysDir is where key files are written first.
 func (f *Folder) KeysDir() string { return f.path(keysName) }
 
-// ErrLocked is a folder that somebody else works on.
-var ErrLocked = errors.New("another homeward-fleet works on this folder: wait until it is done")
+// ErrLocked is a folder that somebody else works on, for longer than patience.
+var ErrLocked = errors.New("another homeward-fleet has been working on this folder for a while: try again when it is done")
+
+// patience is how long a command waits for another one on the same folder: a publication is a matter of seconds.
+const patience = 30 * time.Second
 
 func newFolder(dir string, now func() time.Time) *Folder {
 	if now == nil {
@@ -110,7 +115,14 @@ func (f *Folder) hold() error {
 	if err != nil {
 		return err
 	}
-	if err := syscall.Flock(int(l.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		err := syscall.Flock(int(l.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, syscall.EWOULDBLOCK) && time.Now().Before(end) {
+			continue
+		}
 		_ = l.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return fmt.Errorf("%s: %w", f.Dir, ErrLocked)
@@ -161,23 +173,30 @@ func (f *Folder) Write() error {
 // Open opens a folder and takes its lock, unless it is only looked at.
 func Open(dir string, look bool, now func() time.Time) (*Folder, error) {
 	f := newFolder(dir, now)
-	raw, err := durable.Read(f.FS, f.path(rolesName), maxRoles)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := f.FS.Stat(f.path(rolesName)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s is no fleet's folder (it has no %s): name it with --fleet, or make one with homeward-fleet init", dir, rolesName)
 	}
+	if !look {
+		if err := f.hold(); err != nil {
+			return nil, err
+		}
+	}
+	if err := f.read(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func (f *Folder) read() error {
+	raw, err := durable.Read(f.FS, f.path(rolesName), maxRoles)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := json.Unmarshal(raw, &f.Roles); err != nil || f.Roles.Schema != 1 || f.Roles.Bits < 1 || f.Roles.Bits > maxBits {
-		return nil, fmt.Errorf("%s: not readable as schema 1 (%v): restore it from a copy", f.path(rolesName), err)
+		return fmt.Errorf("%s: not readable as schema 1 (%v): restore it from a copy", f.path(rolesName), err)
 	}
-	if f.Settings, err = readSettings(f.FS, f.path(settingsName)); err != nil {
-		return nil, err
-	}
-	if look {
-		return f, nil
-	}
-	return f, f.hold()
+	f.Settings, err = readSettings(f.FS, f.path(settingsName))
+	return err
 }
 
 // SaveRoles writes roles.json.

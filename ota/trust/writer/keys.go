@@ -248,8 +248,9 @@ func (r *Ring) Add(k *KeyFile, private ed25519.PrivateKey) {
 	r.keep(k.Public.ID, private)
 }
 
-// Adopt takes over the keys that another ring has opened, as far as this one has them.
+// Adopt takes over the keys that another ring has opened, or that were left out there, as far as this one has them.
 func (r *Ring) Adopt(o *Ring) {
+	r.left = o.left
 	for id, private := range o.open {
 		if r.Has(id) {
 			r.keep(id, private)
