@@ -90,7 +90,8 @@ Keys are files, encrypted with a passphrase, looked for in DIR/keys and where --
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.dir, "fleet", dir, "the fleet's folder (default: $"+fleetEnv+", else this one)")
 	flags.StringArrayVar(&a.keys, "keys", nil, "a folder with key files, besides keys/ in the fleet's folder; may be repeated")
-	flags.StringArrayVar(&a.passphrase, "passphrase-file", nil, "a file with the passphrase of keys (else $"+passphraseEnv+", else the terminal is asked); may be repeated")
+	flags.StringArrayVar(&a.passphrase, "passphrase-file", nil,
+		"a file with the passphrase of keys (else $"+passphraseEnv+", else the terminal is asked); may be repeated")
 	root.AddCommand(a.initCommand(), a.productCommand(), a.keyCommand(), a.enrollCommand(), a.releaseCommand(), a.pinCommand(), a.unpinCommand(),
 		a.ordersCommand(), a.publishCommand(), a.statusCommand(), a.watchCommand(), a.serveCommand(), versionCommand(), conform.Command())
 	return root
@@ -244,7 +245,8 @@ func (a *app) newPassphrase(cmd *cobra.Command, plain bool) (string, error) {
 	} else {
 		fd := int(os.Stdin.Fd())
 		if cmd.InOrStdin() != os.Stdin || !term.IsTerminal(fd) {
-			return "", cmdline.Usage(fmt.Errorf("no passphrase for the new keys: give --passphrase-file FILE or $%s, run it on a terminal, or leave them in the clear with --no-passphrase", passphraseEnv))
+			return "", cmdline.Usage(fmt.Errorf("no passphrase for the new keys: give --passphrase-file FILE or $%s, run it on a terminal, "+
+				"or leave them in the clear with --no-passphrase", passphraseEnv))
 		}
 		var typed [2]string
 		for i, ask := range []string{"passphrase for the new keys: ", "again: "} {

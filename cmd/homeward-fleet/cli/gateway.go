@@ -399,7 +399,9 @@ func (a *app) ordersCommand() *cobra.Command {
 			return nil
 		})
 	}
-	show := a.facts(&cobra.Command{Use: "show GATEWAY", Short: "Show what is ordered of a gateway", Example: "  homeward-fleet orders show gw-0001", Args: args("GATEWAY")})
+	show := a.facts(&cobra.Command{
+		Use: "show GATEWAY", Short: "Show what is ordered of a gateway", Example: "  homeward-fleet orders show gw-0001", Args: args("GATEWAY"),
+	})
 	show.RunE = func(cmd *cobra.Command, args []string) error {
 		f, err := a.look()
 		if err != nil {
@@ -510,7 +512,9 @@ type keyOne struct {
 }
 
 func (a *app) keyList() *cobra.Command {
-	cmd := a.facts(&cobra.Command{Use: "list", Short: "List the roles, until when they hold, and their keys", Example: "  homeward-fleet key list --keys /media/owner-1", Args: cmdline.NoArgs})
+	cmd := a.facts(&cobra.Command{
+		Use: "list", Short: "List the roles, until when they hold, and their keys", Example: "  homeward-fleet key list --keys /media/owner-1", Args: cmdline.NoArgs,
+	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		f, err := a.look()
 		if err != nil {

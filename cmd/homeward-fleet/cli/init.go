@@ -74,8 +74,8 @@ of them, so that no single stolen or lost key decides. The others have one key e
 		roles := fleet.Roles{Schema: 1, Bits: orderBits(gateways), Roles: map[string]*fleet.RoleKeys{}}
 		out := cmd.OutOrStdout()
 		if a.dry {
-			fmt.Fprintf(out, "would make %s: root and targets with %d keys each, of which %d sign; orders in %d files; snapshot, timestamp and orders with one key each\n",
-				a.dir, owners, threshold, 1<<roles.Bits)
+			fmt.Fprintf(out, "would make %s: root and targets with %d keys each, of which %d sign; orders in %d files; "+
+				"snapshot, timestamp and orders with one key each\n", a.dir, owners, threshold, 1<<roles.Bits)
 			return nil
 		}
 		passphrase, err := a.newPassphrase(cmd, plain)
@@ -136,7 +136,8 @@ func (a *app) first(cmd *cobra.Command, f *fleet.Folder, passphrase string, owne
 		return err
 	}
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "%s is the fleet of %s. Root and targets want %d of %d signatures.\n\nThe keys, and where they belong:\n", f.Dir, f.Settings.Organization, threshold, owners)
+	fmt.Fprintf(out, "%s is the fleet of %s. Root and targets want %d of %d signatures.\n\nThe keys, and where they belong:\n",
+		f.Dir, f.Settings.Organization, threshold, owners)
 	held := map[string][]string{}
 	var order []string
 	for _, k := range keys {

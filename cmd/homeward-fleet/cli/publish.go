@@ -348,7 +348,8 @@ func served(cmd *cobra.Command, f *fleet.Folder) error {
 	}
 	for _, s := range p.Roles() {
 		if s.Role == writer.Timestamp && version > s.Version {
-			return fmt.Errorf("%s serves timestamp %d, and this folder's is %d: another manager has published; take over that folder first", f.Settings.Address, version, s.Version)
+			return fmt.Errorf("%s serves timestamp %d, and this folder's is %d: another manager has published; take over that folder first",
+				f.Settings.Address, version, s.Version)
 		}
 	}
 	return nil

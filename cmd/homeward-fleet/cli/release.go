@@ -178,7 +178,9 @@ type addedPlatform struct {
 	Encodings []release.Encoding `json:"encodings"`
 }
 
-func (a *app) addRelease(cmd *cobra.Command, f *fleet.Folder, product string, x about, programs []program, patches int, others map[string][]fleet.Base) error {
+func (a *app) addRelease(
+	cmd *cobra.Command, f *fleet.Folder, product string, x about, programs []program, patches int, others map[string][]fleet.Base,
+) error {
 	r, err := f.Rollouts(product)
 	if err != nil {
 		return err
@@ -327,7 +329,9 @@ func (b *bar) end() {
 }
 
 func (a *app) releaseList() *cobra.Command {
-	cmd := a.facts(&cobra.Command{Use: "list PRODUCT", Short: "List a product's releases and rollouts", Example: "  homeward-fleet release list gateway-v2", Args: args("PRODUCT")})
+	cmd := a.facts(&cobra.Command{
+		Use: "list PRODUCT", Short: "List a product's releases and rollouts", Example: "  homeward-fleet release list gateway-v2", Args: args("PRODUCT"),
+	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		f, err := a.look()
 		if err != nil {
@@ -492,7 +496,8 @@ Its manifests leave the repository with the next publish, and then the blobs tha
 			if l.State == release.Removed {
 				return "", fmt.Errorf("%s (%d) is removed already", l.Version, l.Counter)
 			}
-			if l.State == release.Released && !slices.ContainsFunc(r.Releases, func(o release.Listed) bool { return o.Counter > l.Counter && o.State == release.Released }) {
+			newer := func(o release.Listed) bool { return o.Counter > l.Counter && o.State == release.Released }
+			if l.State == release.Released && !slices.ContainsFunc(r.Releases, newer) {
 				return "", fmt.Errorf("%s (%d) is what the product's gateways run: release another first, or halt it", l.Version, l.Counter)
 			}
 			if n, err := needs(f, r, l); err != nil {
@@ -651,7 +656,8 @@ func (x *roll) begin(f *fleet.Folder, r *release.Rollouts, l *release.Listed) (s
 	}
 	l.State = release.Rolling
 	r.Rollouts = append(r.Rollouts, o)
-	said := fmt.Sprintf("rollout %s of %s %s (%d) begins with group %s (%s): publish, then watch", o.ID, r.Product, l.Version, l.Counter, o.Groups[0].Name, groupState(o.Groups[0]))
+	said := fmt.Sprintf("rollout %s of %s %s (%d) begins with group %s (%s): publish, then watch",
+		o.ID, r.Product, l.Version, l.Counter, o.Groups[0].Name, groupState(o.Groups[0]))
 	return said, nil
 }
 

@@ -212,7 +212,8 @@ func (o *overview) print(out io.Writer) error {
 				at = fmt.Sprintf(", group %s (%s)", g.Name, groupState(g))
 			}
 		}
-		fmt.Fprintf(out, "\nrollout %s of %s %s (%d): %s%s; %d have kept it, %d are at it, %d failed\n", r.Rollout.ID, r.Product, r.Rollout.Version, r.Rollout.Counter,
+		fmt.Fprintf(out, "\nrollout %s of %s %s (%d): %s%s; %d have kept it, %d are at it, %d failed\n",
+			r.Rollout.ID, r.Product, r.Rollout.Version, r.Rollout.Counter,
 			r.Rollout.State, at, r.Good, r.Trying, len(r.Failed))
 		for _, x := range r.Failed {
 			fmt.Fprintf(out, "    %s: %s\n", x.Gateway, shown(x.Code))
@@ -395,8 +396,10 @@ func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []To
 var Version = "dev"
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Example: "  homeward-fleet version", Args: cmdline.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	cmd := &cobra.Command{Use: "version", Short: "Print the version", Example: "  homeward-fleet version", Args: cmdline.NoArgs}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "homeward-fleet "+Version)
 		return err
-	}}
+	}
+	return cmd
 }

@@ -272,7 +272,8 @@ func (f *Folder) Plan() (writer.Plan, error) {
 		}
 		return a
 	}
-	plan.Root, plan.Targets, plan.Snapshot, plan.Timestamp = authority(writer.Root), authority(writer.Targets), authority(writer.Snapshot), authority(writer.Timestamp)
+	plan.Root, plan.Targets = authority(writer.Root), authority(writer.Targets)
+	plan.Snapshot, plan.Timestamp = authority(writer.Snapshot), authority(writer.Timestamp)
 	orders, err2 := f.files("orders")
 	dev, err3 := f.files("dev")
 	if err := errors.Join(err, err2, err3); err != nil {

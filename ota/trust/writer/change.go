@@ -369,7 +369,8 @@ func (p *preparation) delegated(role Role, targets *document, published *Publish
 			return nil
 		}
 		if p.now.After(d.expires()) {
-			p.Waits = append(p.Waits, fmt.Sprintf("%s: it ended on %s and no gateway takes it until one of its keys signs again", role.Name, d.expires().Format(time.DateOnly)))
+			p.Waits = append(p.Waits, fmt.Sprintf("%s: it ended on %s and no gateway takes it until one of its keys signs again",
+				role.Name, d.expires().Format(time.DateOnly)))
 		}
 		p.next.roles[role.Name] = d
 	}

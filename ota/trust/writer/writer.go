@@ -352,7 +352,8 @@ func (r *Repository) Load() (*Published, error) {
 		}
 		for _, by := range append(p.roots[max(0, len(p.roots)-1):], d) {
 			if ok, err := d.verifies(by.authority(Root)); err != nil || !ok {
-				return nil, errors.Join(fmt.Errorf("writer: %s is not signed as root %d wants: restore the file from a copy of the repository", fileName(Root, v), by.version()), err)
+				return nil, errors.Join(fmt.Errorf("writer: %s is not signed as root %d wants: restore the file from a copy of the repository",
+					fileName(Root, v), by.version()), err)
 			}
 		}
 		p.roots = append(p.roots, d)
