@@ -2,8 +2,11 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,7 +128,7 @@ A program with compressed debugging information is refused: one changed line wou
 	flags.Uint64Var(&x.floor, "security-floor", 0, "once a gateway has it, it takes no release below this number any more (default: the last one's)")
 	flags.Uint64Var(&x.min, "min-counter", 0, "the oldest release that can be updated to it; older ones take a stepping stone first")
 	flags.IntVar(&patches, "patches", 3, "make patches from the last so many releases")
-	flags.StringArrayVar(&from, "from", nil, "make a patch from this program, too (factory's, an old release that many still run); may be repeated")
+	flags.StringArrayVar(&from, "from", nil, "make a patch from this program, too: a file (the factory's), or an older release's version that many still run; may be repeated")
 	a.facts(a.changes(cmd))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := x.check(); err != nil {
@@ -138,18 +141,43 @@ A program with compressed debugging information is refused: one changed line wou
 		if err != nil {
 			return err
 		}
-		others, err := readFrom(from)
-		if err != nil {
-			return err
-		}
-		return a.with(func(f *fleet.Folder) error { return a.addRelease(cmd, f, args[0], x, programs, patches, others) })
+		return a.with(func(f *fleet.Folder) error {
+			others, err := readFrom(f, args[0], from)
+			if err != nil {
+				return err
+			}
+			return a.addRelease(cmd, f, args[0], x, programs, patches, others)
+		})
 	}
 	return cmd
 }
 
-func readFrom(paths []string) (map[string][]fleet.Base, error) {
-	others := map[string][]fleet.Base{} // by platform
+// readFrom gives what further patches are made from, by platform ("": any): files, or releases of the product.
+func readFrom(f *fleet.Folder, product string, paths []string) (map[string][]fleet.Base, error) {
+	others := map[string][]fleet.Base{}
 	for _, path := range paths {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && release.IsVersion(path) {
+			r, err := f.Rollouts(product)
+			if err != nil {
+				return nil, err
+			}
+			l, err := find(r, path)
+			if err != nil {
+				return nil, fmt.Errorf("--from %s is no file, and %w", path, err)
+			}
+			for _, platform := range l.Platforms {
+				m, err := f.Manifest(product, platform, l.Counter)
+				if err != nil {
+					return nil, err
+				}
+				content, err := f.Program(m)
+				if err != nil {
+					return nil, err
+				}
+				others[platform] = append(others[platform], fleet.Base{Name: fmt.Sprintf("%s (%d)", l.Version, l.Counter), Content: content})
+			}
+			continue
+		}
 		p, err := durable.ReadFile(path, release.MaxPart)
 		if err != nil {
 			return nil, err
