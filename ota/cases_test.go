@@ -232,7 +232,7 @@ func TestBudget(t *testing.T) {
 func TestDisk(t *testing.T) {
 	s := scenarios[0]
 	none, _ := s.play(t, 1, life{})
-	stride := 61
+	stride := 59
 	if os.Getenv("HOMEWARD_CAMPAIGN") != "" {
 		stride = 1
 	}

@@ -197,7 +197,7 @@ func TestCrashes(t *testing.T) {
 				return
 			}
 			r := rand.New(rand.NewPCG(uint64(i), uint64(time.Now().UnixNano())))
-			for range 15 {
+			for range 10 {
 				l := life{[]int{1 + r.IntN(total), 1 + r.IntN(total)}, []crashfs.Mode{crashfs.Modes[r.IntN(3)], crashfs.Modes[r.IntN(3)]}}
 				play(l)
 			}
