@@ -260,12 +260,10 @@ func (a *Agent) Run(ctx context.Context, reload <-chan os.Signal) error {
 
 	var updating sync.WaitGroup
 	var restart <-chan struct{}
-	changing, changed := context.WithCancelCause(work) // ends with ota.ErrBroken when the agent stops without being asked to
-	defer changed(nil)
 	if a.updates != nil {
 		restart = a.updates.restart
 		updating.Go(func() {
-			if err := a.updates.Run(changing); err != nil {
+			if err := a.updates.Run(work); err != nil {
 				a.problems.raise(CodeUpdateSource, "", status.Fail, "updates have stopped: "+oneLine(err), "restart the agent; look at the state folder's disk")
 			}
 		})

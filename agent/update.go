@@ -55,10 +55,13 @@ func (a *Agent) openUpdates() error {
 	cfg := a.Config
 	dir := UpdatePath(cfg.State)
 	record := &boot.Store{FS: durable.OS{}, Dir: dir}
-	if cfg.Fleet == nil {
-		if rec, _, err := record.Load(); a.Updates.Slot == "" || err != nil || rec.Trial == nil {
-			return nil
-		}
+	trial := false
+	if a.Updates.Slot != "" { // a new release that cannot read what the old one could
+		rec, _, err := record.Load()
+		trial = err == nil && rec.Trial != nil
+	}
+	if cfg.Fleet == nil && !trial {
+		return nil
 	}
 	u := &updates{restart: make(chan struct{}, 1)}
 	o := ota.Options{
@@ -89,22 +92,35 @@ func (a *Agent) openUpdates() error {
 		Log: a.Log,
 	}
 	o.Trust = trust.Options{Built: a.Updates.Built, Now: o.Now, Synced: o.Synced, Log: a.Log}
-	if cfg.Fleet == nil {
-		o.Repository = noFleet{}
-	} else {
-		var err error
-		if o.Trust.Root, err = durable.ReadFile(cfg.Fleet.RootFile, maxRoot); err != nil {
-			return fmt.Errorf("fleet.root_file: %w", err)
-		}
-		if o.Trust.Source, err = fleetSource(cfg.Fleet.Repository); err != nil {
-			return fmt.Errorf("fleet.repository: %w", err)
-		}
+	broken := trustFleet(cfg.Fleet, &o.Trust)
+	if broken != nil && !trial {
+		return broken
+	}
+	if broken != nil { // the trial must have its verdict
+		o.Repository = noFleet{broken}
 	}
 	var err error
 	if u.Updater, err = ota.New(o); err != nil {
-		return err
+		return errors.Join(broken, err)
 	}
 	a.updates = u
+	if cfg.Fleet == nil {
+		return nil
+	}
+	return broken
+}
+
+// trustFleet says whom a gateway's fleet trusts, and where it is.
+func trustFleet(f *config.Fleet, o *trust.Options) (err error) {
+	if f == nil {
+		return errors.New("no fleet is configured (fleet:)")
+	}
+	if o.Root, err = durable.ReadFile(f.RootFile, maxRoot); err != nil {
+		return fmt.Errorf("fleet.root_file: %w", err)
+	}
+	if o.Source, err = fleetSource(f.Repository); err != nil {
+		return fmt.Errorf("fleet.repository: %w", err)
+	}
 	return nil
 }
 
@@ -135,12 +151,10 @@ func fleetSource(address string) (trust.Source, error) {
 }
 
 // noFleet is the repository of a gateway without one.
-type noFleet struct{}
+type noFleet struct{ why error }
 
-var errNoFleet = errors.New("no fleet is configured (fleet:)")
-
-func (noFleet) Refresh(context.Context) error                  { return errNoFleet }
-func (noFleet) Target(context.Context, string) ([]byte, error) { return nil, errNoFleet }
+func (n noFleet) Refresh(context.Context) error                  { return n.why }
+func (n noFleet) Target(context.Context, string) ([]byte, error) { return nil, n.why }
 
 // health judges a release on trial by what the one before it reached.
 type health struct {

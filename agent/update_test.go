@@ -196,3 +196,30 @@ func TestStoppedCostsNoTry(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, rec.Trial.Clean)
 }
+
+// TestTrialWithoutFleet: a release on trial that cannot look at its fleet has an updater all the same, which undoes it.
+func TestTrialWithoutFleet(t *testing.T) {
+	clock := &setClock{}
+	clock.set(noon(2026, 3, 1), true)
+	slot := strings.Repeat("ab", 32)
+	for name, fleet := range map[string]*config.Fleet{"none": nil, "without root": {Repository: "https://192.0.2.1/acme", RootFile: "/nowhere/root.json"}} {
+		t.Run(name, func(t *testing.T) {
+			c := plainConfig(t.TempDir())
+			c.Fleet = fleet
+			require.NoError(t, os.Mkdir(UpdatePath(c.State), 0o700))
+			_, err := (&boot.Store{FS: durable.OS{}, Dir: UpdatePath(c.State)}).Update(func(r *boot.Record) error {
+				r.Trial = &boot.Trial{Slot: slot, TriesLeft: 2, BootsLeft: 10, BootID: boot.BootID(), Release: boot.Release{Product: "q", Version: "2", Counter: 2, SHA256: slot}}
+				return nil
+			})
+			require.NoError(t, err)
+			a, err := New(Options{Config: c, Clock: clock, Version: "2", Updates: &Updates{Slot: slot, SelfCheck: func(context.Context, string) error { return nil }}})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, a.buf.Close()) }()
+			require.NotNil(t, a.updates)
+			require.Error(t, noFleet{errors.New("x")}.Refresh(t.Context()))
+			if fleet != nil {
+				require.Contains(t, a.codes(), string(CodeUpdateSource))
+			}
+		})
+	}
+}

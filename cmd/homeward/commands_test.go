@@ -142,7 +142,7 @@ var simulator = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path = filepath.Join(filepath.Dir(path), "homeward-simulate")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", path, "../homeward-simulate")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Dir(path)+"/", "../homeward-simulate", "../homeward-launch")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
