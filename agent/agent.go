@@ -673,7 +673,7 @@ func (a *Agent) reload(ctx context.Context) {
 	if why := config.RestartNeeded(now, next); why != "" {
 		a.problems.raise(CodeConfigRestart, "", status.Warn, why, "restart the agent to apply it (systemctl restart homeward)")
 		// What needs a restart stays as it is; the rest is applied.
-		next.Gateway, next.State, next.Home = now.Gateway, now.State, now.Home
+		next.Gateway, next.State, next.Home, next.Fleet = now.Gateway, now.State, now.Home, now.Fleet
 	} else {
 		a.problems.clear(CodeConfigRestart, "")
 	}

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -21,7 +22,7 @@ func Diff(old, next *Config) []Change {
 			continue
 		}
 		if f.key != "home" {
-			list = append(list, Change{f.key, f.key == "gateway" || f.key == "state"})
+			list = append(list, Change{f.key, slices.Contains([]string{"gateway", "state", "fleet"}, f.key)})
 			continue
 		}
 		g := fields(b[i].value)

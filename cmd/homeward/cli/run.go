@@ -68,7 +68,14 @@ func run(ctx context.Context, cfg *config.Config, path string, log *slog.Logger)
 	}
 	o.Reload = func() (*config.Config, error) { return load(path) }
 	o.Updates = updates(path)
+	late := func() {
+		log.Error("not stopped in time", "after", stopBound)
+		os.Exit(cmdline.ExitFailed)
+	}
 	o.Notify = func(state string) {
+		if state == "STOPPING=1" { // for a signal or for an update
+			time.AfterFunc(stopBound, late)
+		}
 		if _, err := daemon.SdNotify(false, state); err != nil {
 			log.Warn("service manager not told", "error", err)
 		}
@@ -87,8 +94,7 @@ func run(ctx context.Context, cfg *config.Config, path string, log *slog.Logger)
 	defer signal.Stop(hup)
 	ended := context.AfterFunc(ctx, func() {
 		time.Sleep(stopBound)
-		log.Error("not stopped in time", "after", stopBound)
-		os.Exit(cmdline.ExitFailed)
+		late()
 	})
 	defer ended()
 	debug.FreeOSMemory() // what reading the configuration left behind: 3 MB that an idle gateway would keep for minutes
