@@ -2,6 +2,7 @@ package delta
 
 import (
 	"bytes"
+	"math"
 	"slices"
 )
 
@@ -222,7 +223,7 @@ func fewest(symbols []uint16, alphabet int) (lengths [][]byte, choice []byte) {
 	if len(symbols) > manySymbols {
 		low = maxTables
 	}
-	best := 1 << 62
+	best := math.MaxInt
 	for tables := low; tables <= maxTables; tables++ {
 		for _, absent := range []int{1, 1 << 6, 1 << 8} {
 			l, c := chooseTables(symbols, alphabet, tables, absent)
