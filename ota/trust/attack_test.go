@@ -789,7 +789,7 @@ func TestTime(t *testing.T) {
 		require.Equal(t, CodeTime, code(err))
 	})
 	t.Run("issued_at beyond its own end", func(t *testing.T) {
-		for _, at := range []any{t0.Add(year).Unix(), t0.Add(year).Format(time.RFC3339), "soon", -5, true, 1 << 50} {
+		for _, at := range []any{t0.Add(year).Unix(), t0.Add(year).Format(time.RFC3339), "soon", -5, true, int64(1) << 50} {
 			f := newFleet(t)
 			f.stamp.Signed.UnrecognizedFields = map[string]any{"issued_at": at}
 			f.next()
