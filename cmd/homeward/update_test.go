@@ -275,7 +275,7 @@ func TestUpdateKilled(t *testing.T) {
 	f.release("1.1.0", agentOf(t, "1.1.0"), "1s", "60s")
 	seed := uint64(time.Now().UnixNano())
 	dice := rand.New(rand.NewPCG(seed, 1))
-	kills := rounds(4, 500)
+	kills := rounds(4, 150)
 	good := []string{"1.1.0"}
 	for i := range kills {
 		s.launch(factory)
