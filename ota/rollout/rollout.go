@@ -113,11 +113,8 @@ func Judge(r *release.Rollouts, o *release.Rollout, s Seen, now time.Time) Verdi
 	case s.Update.State == "waiting": // for its window
 		return Trying
 	}
-	seen := s.At
-	if s.Online {
-		seen = now
-	}
-	if o.VerdictAfterS > 0 && !s.Took.IsZero() && seen.Sub(s.Took) >= time.Duration(o.VerdictAfterS)*time.Second {
+	// What is said of an offline gateway is its will: how it stood when it connected, whenever it comes.
+	if s.Online && o.VerdictAfterS > 0 && !s.Took.IsZero() && now.Sub(s.Took) >= time.Duration(o.VerdictAfterS)*time.Second {
 		return Missing
 	}
 	return Trying
@@ -628,7 +625,7 @@ func (d *decision) settle(i int, t tally) bool {
 	return true
 }
 
-// Memory keeps since when each gateway has been at what it is at. It is a manager's own, and may be lost.
+// Memory keeps since when each gateway has been at what it is at, and what it said of it last. It is a manager's own, and may be lost.
 type Memory struct {
 	since map[string]taken
 }
@@ -637,17 +634,22 @@ type taken struct {
 	counter uint64
 	attempt int
 	at      time.Time
+	code    string
 }
 
-// Note fills in s.Took, and remembers it.
+// Note fills in s.Took, and remembers it. A gateway's will may be older than its verdict: it does not take that back.
 func (m *Memory) Note(s *Seen) {
 	if m.since == nil {
 		m.since = map[string]taken{}
 	}
 	was, ok := m.since[s.Gateway]
 	if !ok || was.counter != s.Update.Counter || was.attempt != s.Update.Attempt {
-		was = taken{s.Update.Counter, s.Update.Attempt, s.At}
-		m.since[s.Gateway] = was
+		was = taken{s.Update.Counter, s.Update.Attempt, s.At, ""}
 	}
+	if !s.Online && s.Update.Code == "" {
+		s.Update.Code = was.code
+	}
+	was.code = s.Update.Code
+	m.since[s.Gateway] = was
 	s.Took = was.at
 }
