@@ -21,7 +21,7 @@ demo: build ## a whole site on this machine; FOR=30s ends by itself
 
 test: ## everything but the long campaigns, within ten minutes on two cores
 	scripts/test-deps
-	CGO_ENABLED=0 $(GO) test -timeout 9m ./...
+	CGO_ENABLED=0 $(GO) test -timeout 9m -parallel 4 ./... # most of them wait
 	cd scripts/flasher && CGO_ENABLED=0 $(GO) test -timeout 5m .
 	cd scripts/package && CGO_ENABLED=0 $(GO) test -timeout 9m .
 	scripts/test-qemu

@@ -399,7 +399,7 @@ func (a *Agent) updateProblems() {
 	set(CodeUpdateSource, late || hard, status.Warn, text, updateRemedy(s.Code))
 	set(CodeUpdateTrial, s.State == ota.Trial && len(s.Checks) > 0, status.Warn,
 		fmt.Sprintf("release %s is on trial and not well: %s", name, checksText(s.Checks)), "nothing to do: the gateway goes back by itself if it stays so")
-	set(CodeUpdateRefused, s.State == ota.Refused, status.Warn, fmt.Sprintf("release %s is not installed: %s (%s)", name, s.Text, s.Code), updateRemedy(s.Code))
+	set(CodeUpdateRefused, s.State == ota.Refused, status.Warn, strings.Join(strings.Fields(fmt.Sprintf("release %s is not installed: %s (%s)", name, s.Text, s.Code)), " "), updateRemedy(s.Code))
 	set(CodeUpdateFallback, s.Fallback, status.Warn, "the slot that should run could not be started; an older one runs in its place",
 		"look at the card (dmesg); the fleet's release is installed again by itself")
 }
@@ -431,6 +431,8 @@ func updateRemedy(code string) string {
 	return "have the fleet manager look at the release (homeward-fleet release list); docs/updates.md explains the code"
 }
 
+var errNoUpdates = errors.New("this gateway has no fleet: a release is trusted by the fleet's root (fleet.root_file in the configuration)")
+
 // serveUpdates adds what `homeward update` asks for.
 func (a *Agent) serveUpdates(mux *http.ServeMux) {
 	mux.HandleFunc("GET /update/history", func(w http.ResponseWriter, _ *http.Request) {
@@ -440,11 +442,18 @@ func (a *Agent) serveUpdates(mux *http.ServeMux) {
 		}
 		status.WriteJSON(w, list)
 	})
+	mux.HandleFunc("POST /update/clear", func(w http.ResponseWriter, r *http.Request) {
+		if err := a.clearUpdate(r.FormValue("version")); err != nil {
+			http.Error(w, oneLine(err), http.StatusUnprocessableEntity)
+			return
+		}
+		status.WriteJSON(w, a.updateStatus())
+	})
 	mux.HandleFunc("POST /update/apply", func(w http.ResponseWriter, r *http.Request) {
 		answer := func(code int, err error) { http.Error(w, oneLine(err), code) }
 		switch {
 		case a.updates == nil:
-			answer(http.StatusConflict, errors.New("this gateway has no fleet: a release is trusted by the fleet's root (fleet.root_file in the configuration)"))
+			answer(http.StatusConflict, errNoUpdates)
 			return
 		case !filepath.IsAbs(r.FormValue("path")):
 			answer(http.StatusBadRequest, fmt.Errorf("path %q: want an absolute one", r.FormValue("path")))
@@ -456,6 +465,24 @@ func (a *Agent) serveUpdates(mux *http.ServeMux) {
 		}
 		status.WriteJSON(w, a.updateStatus())
 	})
+}
+
+// clearUpdate ends the quarantine of a release that failed here.
+func (a *Agent) clearUpdate(version string) error {
+	if a.updates == nil {
+		return errNoUpdates
+	}
+	var known []string
+	for _, q := range a.updates.Status().Quarantine {
+		if q.Release.Version == version {
+			return a.updates.Clear(q.Manifest)
+		}
+		known = append(known, q.Release.Version)
+	}
+	if len(known) == 0 {
+		known = []string{"none"}
+	}
+	return fmt.Errorf("version %.80q did not fail here: want one that did: %s", version, strings.Join(known, ", "))
 }
 
 // enrol writes the file by which a fleet takes this gateway on.

@@ -65,7 +65,9 @@ func TestNudged(t *testing.T) {
 		d.run(t)
 		time.Sleep(time.Minute)
 		for _, text := range []string{`{"look":true}`, "", "{", strings.Repeat("[", 1000), `{"schema":true}`} {
-			d.home.last.hints <- cloud.Hint{Topic: "orders", Payload: []byte(text)}
+			var last *fakeSession
+			d.home.set(func() { last = d.home.last })
+			last.hints <- cloud.Hint{Topic: "orders", Payload: []byte(text)}
 			time.Sleep(time.Second)
 		}
 		require.EqualValues(t, 4, nudges.Load())

@@ -585,6 +585,7 @@ func sampled(t *testing.T, s *site) {
 
 // TestClock: a box that wakes in 1970 keeps its readings, and repairs their times once the clock is right.
 func TestClock(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	world := &sim.World{}
 	world.SetClock(false, -time.Since(time.Unix(1000, 0)))
@@ -637,6 +638,7 @@ func TestClock(t *testing.T) {
 
 // TestStateLost: a replaced card begins a fresh epoch and never reuses a key.
 func TestStateLost(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	m := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{})
 	c := consume(t, m.URL)
@@ -692,6 +694,7 @@ func TestReload(t *testing.T) {
 
 // TestReceiver: with acknowledge: receiver a payload is kept until a receiver says so.
 func TestReceiver(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	m := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{})
 	c := consume(t, m.URL)
@@ -763,6 +766,7 @@ func throttle(t *testing.T, port, rate int) (url string) {
 
 // TestBacklog: while a long backlog drains through a slow link, live readings and alarms pass it.
 func TestBacklog(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.every = "1s"
 	backlog := rounds(30_000, 1_000_000)
@@ -831,6 +835,7 @@ func TestBacklog(t *testing.T) {
 
 // TestDiskFull: a full disk loses nothing that is stored, does not stop the sampling, and heals by itself.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		cloudtest.Without(t, "root, to mount a small file system")
 	}
@@ -872,6 +877,7 @@ func TestDiskFull(t *testing.T) {
 // TestLogLost: without the log of the last minute the gateway goes on in its epoch, behind the numbers that may have been used, and
 // delivers what was sealed.
 func TestLogLost(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	m := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{})
 	c := consume(t, m.URL)

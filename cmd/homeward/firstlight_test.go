@@ -23,7 +23,10 @@ import (
 // pseudo-terminals, the gateway, Debian's Mosquitto, mosquitto_sub, and homeward decode.
 func TestFirstLight(t *testing.T) {
 	for _, format := range pack.Formats {
-		t.Run(format, func(t *testing.T) { firstLight(t, format) })
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			firstLight(t, format)
+		})
 	}
 }
 

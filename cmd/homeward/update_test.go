@@ -247,6 +247,13 @@ func TestUpdate(t *testing.T) {
 
 	s.settle(m.URL)
 	s.complete()
+
+	out, err = exec.Command(agentOf(t, "1.1.0"), "update", "clear", "1.3.0", "--config", s.config()).CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), "want one that did: 1.2.0")
+	out, err = exec.Command(agentOf(t, "1.1.0"), "update", "clear", "1.2.0", "--config", s.config()).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.NotContains(t, string(out), "failed here")
 }
 
 // complete: everything that was served has arrived, but for what a stop cut off while it was read.

@@ -32,10 +32,10 @@ func updateCommand() *cobra.Command {
 		Short: "Look at releases and updates, or apply one from a file",
 		Args:  cmdline.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cmdline.Usage(errors.New("say status, apply or history: see homeward update --help"))
+			return cmdline.Usage(errors.New("say status, apply, history or clear: see homeward update --help"))
 		},
 	}
-	cmd.AddCommand(updateStatus(), updateApply(), updateHistory())
+	cmd.AddCommand(updateStatus(), updateApply(), updateHistory(), updateClear())
 	return cmd
 }
 
@@ -234,9 +234,39 @@ func updateHistory() *cobra.Command {
 	return cmd
 }
 
-// What a release may take while it says whether it runs here.
+func updateClear() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "clear VERSION",
+		Short:   "Let a release that failed here be tried again",
+		Example: "  homeward update clear 1.4.2",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return cmdline.Usage(errors.New("name one version that homeward update status lists as failed here: homeward update clear 1.4.2"))
+			}
+			return nil
+		},
+	}
+	path := configFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cfg, err := look(cmd, *path)
+		if err != nil {
+			return err
+		}
+		var u status.Update
+		err = status.Post(cmd.Context(), agent.SocketPath(cfg.State), "/update/clear?version="+url.QueryEscape(args[0]), &u)
+		if errors.Is(err, status.ErrNotRunning) {
+			return fmt.Errorf("%w: it is the running gateway that does it: start it (systemctl start homeward)", err)
+		}
+		if err != nil {
+			return err
+		}
+		return printUpdate(cmd.OutOrStdout(), u)
+	}
+	return cmd
+}
+
+// What a release may take while it says whether it runs here. How long is for the updater to say.
 const (
-	selfCheckTime   = 30 * time.Second
 	selfCheckMemory = 256 << 20 // bytes of data: a Go program's heap and stacks, setrlimit(2) RLIMIT_DATA
 )
 
@@ -253,8 +283,6 @@ func updates(config string) *agent.Updates {
 }
 
 func selfCheck(ctx context.Context, program, config string) error {
-	ctx, cancel := context.WithTimeout(ctx, selfCheckTime)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "selfcheck", "--config", config)
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = io.Discard, &capped{w: &said, left: 1000}
@@ -266,7 +294,7 @@ func selfCheck(ctx context.Context, program, config string) error {
 	_ = unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_DATA, &limit, nil) // it may have ended already
 	if err := cmd.Wait(); err != nil {
 		if ctx.Err() != nil {
-			err = fmt.Errorf("no answer within %v", selfCheckTime)
+			err = fmt.Errorf("no answer: %w", ctx.Err())
 		}
 		if text := strings.TrimSpace(said.String()); text != "" {
 			return fmt.Errorf("%w: %s", err, strings.ReplaceAll(text, "\n", "; "))
