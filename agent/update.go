@@ -168,13 +168,14 @@ type health struct {
 // baseline is what the previous release was like just before it gave way.
 type baseline struct {
 	Sensors map[string]string `json:"sensors"` // state of each
+	Store   bool              `json:"store"`   // takes what is written; without it nothing can be said of the next one's
 	RSS     int64             `json:"rss"`     // bytes
 	Files   int               `json:"files"`   // open descriptors
 }
 
 // Baseline is how it is now.
 func (h *health) Baseline(context.Context) (json.RawMessage, error) {
-	b := baseline{Sensors: map[string]string{}, RSS: residentBytes(), Files: openFiles()}
+	b := baseline{Sensors: map[string]string{}, Store: h.checkStore().OK, RSS: residentBytes(), Files: openFiles()}
 	for _, s := range h.a.sampler.status() {
 		b.Sensors[s.Name] = s.State
 	}
@@ -190,9 +191,11 @@ const (
 
 // Check looks at what makes a gateway useful.
 func (h *health) Check(_ context.Context, before json.RawMessage) []ota.Check {
-	var was baseline
+	was := baseline{Store: true}
 	_ = json.Unmarshal(before, &was) // lost: nothing is excused
-	checks := []ota.Check{{Name: "config", OK: true}, h.checkStore()}
+	store := h.checkStore()
+	store.OK = store.OK || !was.Store // a disk that was full before the update
+	checks := []ota.Check{{Name: "config", OK: true}, store}
 	cfg := h.a.cfg.Load()
 	for _, s := range h.a.sampler.status() {
 		if text := sensorTrouble(s, was.Sensors[s.Name], cfg, time.Since(h.a.started)); text != "" {

@@ -131,6 +131,7 @@ func TestHealth(t *testing.T) {
 	require.Equal(t, "store", checks[1].Name)
 	require.False(t, checks[1].OK)
 	require.NotEmpty(t, checks[1].Text)
+	require.True(t, h.Check(t.Context(), []byte(`{"store":false}`))[1].OK, "it took nothing before the update, either")
 }
 
 // TestFleetTrouble: a gateway whose fleet cannot be looked at works, and says so.
