@@ -276,7 +276,13 @@ func ending(result, code, status string) string {
 func (l *launcher) guard() int {
 	dir := os.Getenv("RUNTIME_DIRECTORY")
 	if dir == "" {
-		l.undo(boot.CodeCrash, "undone by homeward-launch --guard", true)
+		if l.undo(boot.CodeCrash, "undone by homeward-launch --guard", true) {
+			return 0
+		}
+		if r, _, err := l.store.Load(); err != nil || r.Trial != nil {
+			return 1 // undo has said why
+		}
+		l.say("no release is on trial")
 		return 0
 	}
 	next := "stay"

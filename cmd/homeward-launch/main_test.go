@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -378,6 +379,56 @@ func TestStateCannotBeWritten(t *testing.T) {
 	b.uid = 0
 	b.start(2 * time.Second)
 	require.Equal(t, next, b.record().Active, "it can be counted again, and is good")
+}
+
+// TestGuardByRoot: what root undoes by hand is undone for the service's user, too.
+func TestGuardByRoot(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("wants root, to run the launcher as somebody else")
+	}
+	t.Parallel()
+	b := newBox(t)
+	for dir := b.state; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		require.NoError(t, os.Chmod(dir, 0o755))
+	}
+	require.NoError(t, os.Chmod(b.dir, 0o755))
+	old, next := b.install("exit 3"), b.install("exit 1")
+	require.NoError(t, filepath.WalkDir(b.state, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(path, 65534, 65534))
+	}))
+	b.set(func(r *boot.Record) { r.Active, r.Release = old, release(1) })
+	b.arm(next, 2)
+	b.uid = 65534
+	status, out := b.start(10 * time.Second)
+	require.Equal(t, 1, status, out)
+	require.Equal(t, next[:12], b.last(), out)
+
+	b.uid = 0
+	text, err := b.command("--guard").CombinedOutput()
+	require.NoError(t, err)
+	require.Contains(t, string(text), "release p 2 (2) is undone")
+	b.uid = 65534
+	status, out = b.start(10 * time.Second)
+	require.Equal(t, 3, status, out)
+	require.Equal(t, old[:12], b.last(), out)
+	require.Len(t, b.record().Quarantine, 1)
+	b.clean()
+
+	// A record that it may not read: the active slot, as far as it is known, and no trial.
+	b.set(func(r *boot.Record) { boot.Clear(r, release(2).SHA256); r.LastResult = nil })
+	b.arm(next, 2)
+	require.NoError(t, os.Chown(b.store.Dir+"/boot.state", 0, 0))
+	b.boots++
+	b.env = []string{"FAKE_ANY=1"}
+	status, out = b.start(10 * time.Second)
+	require.Equal(t, 3, status, out)
+	require.Contains(t, out, "permission denied")
+	require.Equal(t, old[:12], b.last(), out)
+	cmd := b.command("--guard")
+	text, err = cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Equal(t, 1, cmd.ProcessState.ExitCode(), "it says that it did not: %s", text)
+	require.NotNil(t, b.record().Trial)
 }
 
 func TestGuard(t *testing.T) {

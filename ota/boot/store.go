@@ -62,8 +62,9 @@ func (s *Store) SlotDir(slot string) string { return filepath.Join(s.Dir, "slots
 func (s *Store) Agent(slot string) string { return filepath.Join(s.SlotDir(slot), agentName) }
 
 // Load reads the record; where it is damaged or gone, the one before; where that is damaged too, a record that starts the newest slot
-// whose hash is its name; without one, the factory's, as where no record was ever written. It needs no lock and changes nothing. The error is of the file system, and then the
-// record is still the best there is.
+// whose hash is its name; without one, the factory's, as where no record was ever written. It needs no lock and changes nothing. The
+// error is of the file system: what is there may not be read, which says nothing about what it holds. The record is then the best that
+// can be known, good for its active slot alone, and Update writes nothing over it.
 func (s *Store) Load() (Record, Recovered, error) {
 	r, _, how, err := s.load()
 	return r, how, err
@@ -78,7 +79,7 @@ func (s *Store) load() (Record, []byte, Recovered, error) {
 		if err == nil {
 			r, err := Parse(data)
 			if err == nil {
-				return r, data, Recovered{source, errors.Join(problems...)}, nil
+				return r, data, Recovered{source, errors.Join(problems...)}, broken
 			}
 			problems = append(problems, fmt.Errorf("%s: %w", source, err))
 			continue
@@ -186,7 +187,7 @@ func (s *Store) Verify(slot string) (err error) {
 func (s *Store) Update(change func(*Record) error) (Record, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.FS.MkdirAll(s.Dir, 0o700); err != nil {
+	if err := s.makeDir(); err != nil {
 		return Record{}, fmt.Errorf("boot: update: %w", err)
 	}
 	unlock, err := s.lock()
@@ -234,7 +235,7 @@ func (s *Store) Update(change func(*Record) error) (Record, error) {
 			return Record{}, fmt.Errorf("boot: update: %w", err)
 		}
 	}
-	if err := durable.Replace(s.FS, s.path(recordName), fresh, 0o600); err != nil {
+	if err := durable.Replace(heir{s.FS}, s.path(recordName), fresh, 0o600); err != nil {
 		return Record{}, fmt.Errorf("boot: update: %w", err)
 	}
 	return r, nil
@@ -242,10 +243,7 @@ func (s *Store) Update(change func(*Record) error) (Record, error) {
 
 // lock takes the lock of all processes. A file system of a test has one process.
 func (s *Store) lock() (func(), error) {
-	f, err := s.FS.OpenFile(s.path(lockName), os.O_RDWR|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		f, err = s.FS.OpenFile(s.path(lockName), os.O_RDWR|os.O_CREATE, 0o600)
-	}
+	f, err := s.open(lockName, os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
@@ -274,7 +272,7 @@ func (s *Store) backup(data []byte) error {
 		return err
 	}
 	if err := s.FS.Link(s.path(recordName), tmp); err != nil {
-		return durable.Replace(s.FS, s.path(backupName), data, 0o600)
+		return durable.Replace(heir{s.FS}, s.path(backupName), data, 0o600)
 	}
 	return s.FS.Rename(tmp, s.path(backupName)) // synced with the record's own name, in the same folder
 }
@@ -339,10 +337,10 @@ func (s *Store) Note(l Last) error {
 		slot = "factory"
 	}
 	text := fmt.Sprintf("%s %s %s %d %d\n", how, slot, l.BootID, l.StartS, l.Crashes)
-	if err := s.FS.MkdirAll(s.Dir, 0o700); err != nil {
+	if err := s.makeDir(); err != nil {
 		return fmt.Errorf("boot: note: %w", err)
 	}
-	f, err := s.FS.OpenFile(s.path(lastName), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NONBLOCK, 0o600)
+	f, err := s.open(lastName, os.O_WRONLY|os.O_TRUNC)
 	if err != nil {
 		return fmt.Errorf("boot: note: %w", err)
 	}

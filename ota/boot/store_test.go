@@ -274,6 +274,82 @@ func TestUnreadable(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// denied is a file system that will not let one file be read.
+type denied struct {
+	durable.FS
+	name string
+	err  error
+}
+
+func (d *denied) OpenFile(name string, flag int, perm os.FileMode) (durable.File, error) {
+	if name == d.name {
+		return nil, &os.PathError{Op: "open", Path: name, Err: d.err}
+	}
+	return d.FS.OpenFile(name, flag, perm)
+}
+
+// TestUnreadableIsNotDamaged: the one before counts where the record is damaged or gone, never where it may only not be read: the
+// verdict that it holds would be forgotten, and written over.
+func TestUnreadableIsNotDamaged(t *testing.T) {
+	for _, cause := range []error{syscall.EACCES, syscall.EIO} {
+		fs := &denied{FS: crashfs.New(1), err: cause}
+		s := &Store{FS: fs, Dir: "/s/ota"}
+		for _, change := range []func(*Record){
+			func(r *Record) { *r = armed(t); Start(r, "b1") },
+			func(r *Record) { RollBack(r, CodeCrash, "x", true) },
+		} {
+			_, err := s.Update(func(r *Record) error { change(r); return nil })
+			require.NoError(t, err)
+		}
+		fs.name = s.path(recordName)
+		r, how, err := s.Load()
+		require.ErrorIs(t, err, cause)
+		require.Equal(t, FromBackup, how.Source)
+		require.Equal(t, hash('a'), r.Active, "as far as can be known")
+		_, err = s.Update(func(r *Record) error { Start(r, "b1"); return nil })
+		require.ErrorIs(t, err, cause)
+		require.ErrorContains(t, err, "what is there cannot be read")
+		fs.name = ""
+		r, how, err = s.Load()
+		require.NoError(t, err)
+		require.NoError(t, how.Problem)
+		require.Nil(t, r.Trial)
+		require.Len(t, r.Quarantine, 1)
+	}
+}
+
+// TestRootLeavesFilesToTheService: what root writes belongs to the folder's owner, and a link leads nowhere.
+func TestRootLeavesFilesToTheService(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("wants root, to write in somebody else's folder")
+	}
+	state := t.TempDir()
+	require.NoError(t, os.Chown(state, 65534, 65533))
+	s := &Store{FS: durable.OS{}, Dir: filepath.Join(state, "ota")}
+	for seq := range uint64(3) {
+		_, err := s.Update(func(r *Record) error { r.MoveSeq = seq + 1; return nil })
+		require.NoError(t, err)
+	}
+	require.NoError(t, s.Note(Last{BootID: "b1"}))
+	for _, name := range []string{"", recordName, backupName, lockName, lastName} {
+		info, err := os.Stat(s.path(name))
+		require.NoError(t, err)
+		st := info.Sys().(*syscall.Stat_t)
+		require.Equal(t, []uint32{65534, 65533}, []uint32{st.Uid, st.Gid}, name)
+		require.Zero(t, info.Mode().Perm()&0o077, name)
+	}
+
+	victim := filepath.Join(t.TempDir(), "victim")
+	for _, name := range []string{lockName, lastName} {
+		require.NoError(t, os.Remove(s.path(name)))
+		require.NoError(t, os.Symlink(victim, s.path(name)))
+	}
+	require.Error(t, s.Note(Last{BootID: "b1"}))
+	_, err := s.Update(func(r *Record) error { r.MoveSeq++; return nil })
+	require.Error(t, err)
+	require.NoFileExists(t, victim)
+}
+
 // TestLock: processes and goroutines that change the record at once lose no change.
 func TestLock(t *testing.T) {
 	if dir := os.Getenv("HOMEWARD_TEST_LOCK"); dir != "" {
