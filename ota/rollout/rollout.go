@@ -100,7 +100,8 @@ func Judge(r *release.Rollouts, o *release.Rollout, s Seen, now time.Time) Verdi
 		return Succeeded
 	case concerns && failure(s.Update.Code):
 		return Failed
-	case s.Version == o.Version && s.Update.State != "trial" && s.Update.State != "armed" && s.Update.State != "rolled-back":
+	case s.Version == o.Version && s.Update.State != "trial" && s.Update.State != "armed" && s.Update.State != "rolled-back" &&
+		(s.Update.Counter >= o.Counter || s.Update.Counter == 0): // what it says of an older release was said before this one ran
 		return Succeeded
 	case s.Version != o.Version && newer(r, o.Counter, s.Version):
 		return Elsewhere

@@ -35,3 +35,20 @@ func TestWill(t *testing.T) {
 	late := Seen{Gateway: "gw-1", Online: true, At: at.Add(49 * time.Hour), Version: "1.2", Update: trial, Took: at}
 	require.Equal(t, Missing, Judge(r, &r.Rollouts[0], late, at.Add(49*time.Hour)), "online, and no verdict for more than a day")
 }
+
+// TestVersionAlone: running a version is not having kept it, when what the gateway says of updates is older.
+func TestVersionAlone(t *testing.T) {
+	r := &release.Rollouts{Releases: []release.Listed{{Counter: 1, Version: "1.1"}, {Counter: 2, Version: "1.2"}}}
+	o := &release.Rollout{Counter: 2, Version: "1.2"}
+	for _, c := range []struct {
+		u    Update
+		want Verdict
+	}{
+		{Update{State: "idle", Code: "ok", Counter: 1}, Untouched},
+		{Update{State: "idle", Code: "ok", Counter: 2}, Succeeded},
+		{Update{State: "fetching", Counter: 3}, Succeeded},
+		{Update{State: "none"}, Succeeded}, // a card with it
+	} {
+		require.Equal(t, c.want, Judge(r, o, Seen{Version: "1.2", Online: true, Update: c.u}, time.Now()), "%+v", c.u)
+	}
+}
