@@ -52,7 +52,7 @@ func (u *Updater) choose(ctx context.Context) (*candidate, string, error) {
 	}
 	running, fallback := u.running(rec)
 	if fallback && rec.Active != "" && u.o.Boot.Verify(rec.Active) == nil {
-		running, fallback = rec.Release, false // it is whole: the next start may well be its own
+		running, fallback = u.counted(rec.Release), false // it is whole: the next start may well be its own
 	}
 	u.mu.Lock()
 	back := u.journal.Back
@@ -145,10 +145,15 @@ func (c *candidate) assign(r *release.Rollouts, counter uint64) {
 	}
 }
 
-// refuse is a refusal where the release itself is at fault, and the error as it is where it could not be looked at.
+// refuse is a refusal where the release itself is at fault, and the error as it is where it could not be looked at: no bytes left
+// for today, no source, a link or a disk that fails.
 func (c *candidate) refuse(err error) error {
 	var from *release.Error
 	var ours *Error
+	var trusted *trust.Error
+	if errors.Is(err, ErrBudget) || errors.Is(err, errNoSource) || errors.As(err, &trusted) {
+		return err
+	}
 	if errors.As(err, &from) || errors.As(err, &ours) {
 		return &refusal{rel: c.rel, by: c.by, err: err}
 	}

@@ -37,6 +37,9 @@ const (
 
 // CodeOf is the stable code of any error of this package or of those below it; [CodeFailed] if it has none.
 func CodeOf(err error) string {
+	if errors.Is(err, ErrBudget) { // on whatever it was spent: nobody is to blame
+		return ErrBudget.code
+	}
 	var coded interface{ Code() string }
 	if errors.As(err, &coded) {
 		return coded.Code()

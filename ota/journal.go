@@ -2,6 +2,7 @@ package ota
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -134,11 +135,17 @@ func (u *Updater) noteLocked(change func(*journal)) error {
 	return nil
 }
 
+// is says whether the entry is of that result. The generation alone does not: see liftLocked.
+func (e Entry) is(r boot.Result) bool {
+	return e.Event != EventArmed && e.of() == r.Gen && e.Release.SHA256 == r.Release.SHA256 && e.Code == r.Code && e.UnixS == r.UnixS
+}
+
 // Entry is a line of the history.
 type Entry struct {
-	Gen     uint64       `json:"gen"`    // of the record at that time; names an outcome
-	UnixS   int64        `json:"unix_s"` // by the gateway's clock
-	Event   string       `json:"event"`  // armed committed rolled-back refused inconclusive
+	Gen     uint64       `json:"gen"`              // of the record at that time, or higher: it grows here and names an outcome
+	Record  uint64       `json:"record,omitempty"` // of the record, where Gen is higher: a record that was lost begins anew
+	UnixS   int64        `json:"unix_s"`           // by the gateway's clock
+	Event   string       `json:"event"`            // armed committed rolled-back refused inconclusive
 	Release boot.Release `json:"release"`
 	Code    string       `json:"code"` // "ok", or why not
 	Text    string       `json:"text,omitempty"`
@@ -228,11 +235,12 @@ func (u *Updater) tell(rec boot.Record) error {
 	if r == nil || r.Code == "" {
 		return nil
 	}
-	if u.outcomeKnown(r.Gen) {
+	if u.outcomeKnown(*r) {
 		return nil
 	}
 	e := Entry{Gen: r.Gen, UnixS: r.UnixS, Event: event(*r), Release: r.Release, Code: r.Code, Text: clip(r.Text), Attempt: r.Attempt, Acked: r.Acked}
 	u.mu.Lock()
+	u.liftLocked(&e)
 	err := u.writeHistoryLocked(append(slices.Clone(u.history), e))
 	u.mu.Unlock()
 	if err != nil {
@@ -243,6 +251,20 @@ func (u *Updater) tell(rec boot.Record) error {
 	u.log.Info("update", "outcome", e.Event, "code", e.Code, "version", e.Release.Version, "counter", e.Release.Counter, "attempt", e.Attempt)
 	return nil
 }
+
+// liftLocked gives an entry a number that no other has: after the loss of the record its generations come again.
+func (u *Updater) liftLocked(e *Entry) {
+	var top uint64
+	for _, old := range u.history {
+		top = max(top, old.Gen)
+	}
+	if e.Gen <= top {
+		e.Gen, e.Record = top+1, e.Gen
+	}
+}
+
+// of is the generation of the record that the entry is of.
+func (e Entry) of() uint64 { return cmp.Or(e.Record, e.Gen) }
 
 // event is the kind of outcome that a result is. A trial has an attempt, a refusal has none.
 func event(r boot.Result) string {
@@ -273,10 +295,10 @@ func (u *Updater) Outcome() (Outcome, bool) {
 func (u *Updater) Acked(gen uint64) error {
 	u.mu.Lock()
 	list := slices.Clone(u.history)
-	found := false
+	found, of := false, Entry{}
 	for i := range list {
 		if list[i].Gen == gen && list[i].Event != EventArmed && !list[i].Acked {
-			list[i].Acked, found = true, true
+			list[i].Acked, found, of = true, true, list[i]
 		}
 	}
 	var err error
@@ -289,7 +311,7 @@ func (u *Updater) Acked(gen uint64) error {
 	}
 	// The record knows, too, in case the history is lost.
 	err = u.update(func(r *boot.Record) error {
-		if r.LastResult != nil && r.LastResult.Gen == gen {
+		if r.LastResult != nil && of.is(*r.LastResult) {
 			last := *r.LastResult
 			last.Acked = true
 			r.LastResult = &last

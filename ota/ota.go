@@ -153,7 +153,7 @@ type Status struct {
 	Product string `json:"product"`
 	Version string `json:"version"` // of what runs
 	Slot    string `json:"slot"`    // its hash, or "factory"
-	Counter uint64 `json:"counter"` // of the running release; 0: the factory's
+	Counter uint64 `json:"counter"` // of the running release; 0: the factory's, or another product's
 	State   State  `json:"state"`
 	Since   int64  `json:"since"` // unix seconds
 
@@ -209,7 +209,8 @@ type Updater struct {
 	selfOK    string    // manifest whose parts passed their self-check in this process
 }
 
-// New checks the options and reads what is there; a disk that fails is Run's matter. It decides nothing: a trial begins with Run.
+// New checks the options and reads what is there; a disk that fails is Run's matter. It decides nothing: a trial begins with Run,
+// though the status has it from here on.
 func New(o Options) (*Updater, error) {
 	switch {
 	case o.Dir == "":
@@ -262,6 +263,9 @@ func New(o Options) (*Updater, error) {
 	}
 	if rec, _, err := o.Boot.Load(); err == nil { // else Run says so, until it can be read
 		u.showLocked(rec)
+		if t := rec.Trial; t != nil && u.ours(rec) { // at once: who saw an idle gateway that runs it would take it for committed
+			u.onTrialLocked(*t)
+		}
 	}
 	return u, nil
 }
@@ -406,7 +410,18 @@ func (u *Updater) showLocked(rec boot.Record) {
 			s.LastResult = rec.LastResult.Release.Version + ": " + rec.LastResult.Code
 		}
 	}
-	s.Checked = u.journal.Checked
+	s.Checked = max(s.Checked, u.journal.Checked) // the journal has not each look
+}
+
+// ours says whether this process is what the record has on trial.
+func (u *Updater) ours(rec boot.Record) bool {
+	return rec.Trial != nil && u.o.Slot != "" && rec.Trial.Slot == u.slotName()
+}
+
+func (u *Updater) onTrialLocked(t boot.Trial) {
+	s := &u.status
+	s.State, s.Since = Trial, u.o.Now().Unix()
+	s.Candidate, s.Target, s.Attempt = t.Release.Version, t.Release.Counter, t.Attempt
 }
 
 // slotName is how the record names what this process was started from.
@@ -417,8 +432,22 @@ func (u *Updater) slotName() string {
 	return u.o.Slot
 }
 
-// running is the release that runs. fallback: not the one that the record says should.
+// counted is a release as this product's are compared with it: counters of another product say nothing.
+func (u *Updater) counted(r boot.Release) boot.Release {
+	if r.Product != "" && r.Product != u.o.Product {
+		r.Counter = 0
+	}
+	return r
+}
+
+// running is the release that runs, counted. fallback: not the one that the record says should.
 func (u *Updater) running(rec boot.Record) (r boot.Release, fallback bool) {
+	r, fallback = u.runs(rec)
+	return u.counted(r), fallback
+}
+
+// runs is the same with the counter as it is.
+func (u *Updater) runs(rec boot.Record) (r boot.Release, fallback bool) {
 	slot := u.slotName()
 	switch {
 	case u.o.Slot == "": // by hand: the record says what a launcher would start

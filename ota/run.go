@@ -156,10 +156,16 @@ func (u *Updater) begin(ctx context.Context) bool {
 		// Before the first slot gets its name there must be a record: without one, the newest slot is what would be started.
 		err = u.update(func(*boot.Record) error { return nil })
 	}
+	if err == nil && u.ours(rec) {
+		return u.trial(ctx, rec)
+	}
+	if err == nil && u.Status().State == Trial { // New saw one, and the guard ended it since
+		u.show(Idle, nil)
+		u.mu.Lock()
+		u.status.Candidate, u.status.Target, u.status.Attempt = "", 0, 0
+		u.mu.Unlock()
+	}
 	if err == nil && rec.Trial != nil && u.o.Slot != "" {
-		if rec.Trial.Slot == u.slotName() {
-			return u.trial(ctx, rec)
-		}
 		// The launcher starts the trial, or ends it: that it did neither means that it was not asked.
 		err = u.update(func(r *boot.Record) error {
 			boot.RollBack(r, CodeNotStarted, fmt.Sprintf("slot %s runs though slot %s is on trial", u.o.Slot, rec.Trial.Slot), false)
@@ -215,7 +221,7 @@ func (u *Updater) stamp(r *boot.Record) {
 // settle plans another trial for a release that was undone without being quarantined, or ends its trials.
 func (u *Updater) settle(rec boot.Record) error {
 	r := rec.LastResult
-	if r == nil || r.Attempt == 0 || r.Code == boot.CodeOK || u.outcomeKnown(r.Gen) {
+	if r == nil || r.Attempt == 0 || r.Code == boot.CodeOK || u.outcomeKnown(*r) {
 		return nil
 	}
 	if _, is := rec.Quarantined(r.Release.SHA256); is {
@@ -235,9 +241,13 @@ func (u *Updater) settle(rec boot.Record) error {
 	if r.Attempt < boot.Attempts {
 		return nil
 	}
+	slot := "" // as far as is known
+	if _, m := u.readArmed(r.Release.SHA256); m != nil {
+		slot = m.Agent().SHA256
+	}
 	return u.update(func(rec *boot.Record) error {
 		if _, is := rec.Quarantined(r.Release.SHA256); !is && release.IsHash(r.Release.SHA256) {
-			rec.Quarantine = append(rec.Quarantine, boot.Quarantined{Manifest: r.Release.SHA256, Release: r.Release, Code: r.Code})
+			rec.Quarantine = append(rec.Quarantine, boot.Quarantined{Manifest: r.Release.SHA256, Slot: slot, Release: r.Release, Code: r.Code})
 			if n := len(rec.Quarantine) - boot.MaxQuarantined; n > 0 {
 				rec.Quarantine = slices.Clone(rec.Quarantine[n:])
 			}
@@ -246,10 +256,10 @@ func (u *Updater) settle(rec boot.Record) error {
 	})
 }
 
-func (u *Updater) outcomeKnown(gen uint64) bool {
+func (u *Updater) outcomeKnown(r boot.Result) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return slices.ContainsFunc(u.history, func(e Entry) bool { return e.Gen == gen && e.Event != EventArmed })
+	return slices.ContainsFunc(u.history, func(e Entry) bool { return e.is(r) })
 }
 
 // show is the state and what stands behind it.
@@ -276,7 +286,7 @@ func (u *Updater) cycle(ctx context.Context, hand bool) *cycle {
 	u.show(state, nil)
 	for range maxEvents {
 		on := u.do(ctx, state, c)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && on != arm { // the record has the trial: the restart follows, whoever stopped waiting for it
 			break
 		}
 		if state, err = next(state, on); err != nil {
@@ -456,7 +466,9 @@ func (u *Updater) collect(rec boot.Record, c *candidate, start bool) error {
 			return diskError("list slots", err)
 		}
 		for _, e := range entries {
-			if release.IsHash(e.Name()) {
+			// What is known to be bad goes: without a record, the newest slot is what would be started.
+			bad := slices.ContainsFunc(rec.Quarantine, func(q boot.Quarantined) bool { return q.Slot == e.Name() })
+			if release.IsHash(e.Name()) && !bad {
 				keep = append(keep, e.Name())
 			}
 		}
@@ -762,6 +774,7 @@ func (u *Updater) arm(ctx context.Context, c *cycle) Event {
 	u.step("armed")
 	u.mu.Lock()
 	e := Entry{Gen: gen, UnixS: u.o.Now().Unix(), Event: EventArmed, Release: rel, Attempt: attempt}
+	u.liftLocked(&e)
 	err = u.writeHistoryLocked(append(slices.Clone(u.history), e))
 	u.status.Attempt = attempt
 	u.mu.Unlock()
@@ -836,10 +849,10 @@ func (u *Updater) Apply(ctx context.Context, path string) (Status, error) {
 	c := u.cycle(ctx, true)
 	s := u.Status()
 	switch {
-	case ctx.Err() != nil:
-		return s, context.Cause(ctx)
 	case s.State == Armed:
 		return s, nil
+	case ctx.Err() != nil:
+		return s, context.Cause(ctx)
 	case c.err != nil:
 		return s, c.err
 	case s.State == Idle:

@@ -25,8 +25,7 @@ const (
 func (u *Updater) trial(ctx context.Context, rec boot.Record) bool {
 	t := *rec.Trial
 	u.mu.Lock()
-	u.status.State, u.status.Since = Trial, u.o.Now().Unix()
-	u.status.Candidate, u.status.Target, u.status.Attempt = t.Release.Version, t.Release.Counter, t.Attempt
+	u.onTrialLocked(t)
 	u.mu.Unlock()
 	u.step("trial")
 	u.changed()
@@ -274,7 +273,7 @@ func (u *Updater) rollBack(t boot.Trial, code, text string) bool {
 // there was no verdict.
 func (u *Updater) judge(ctx context.Context, rec boot.Record) error {
 	r := rec.LastResult
-	if r == nil || u.outcomeKnown(r.Gen) || rec.Trial != nil {
+	if r == nil || u.outcomeKnown(*r) || rec.Trial != nil {
 		return nil
 	}
 	var reached func() bool
