@@ -66,7 +66,8 @@ type Agent struct {
 	key      string // the public half of its own
 
 	ledger  *ledger.Ledger
-	updates *updates // nil: nothing changes the program
+	updates *updates  // nil: nothing changes the program
+	unwell  time.Time // since when a release on trial has failed a check
 
 	web     *status.Server // of status.listen
 	local   *status.Server // of the socket; nil: not open yet

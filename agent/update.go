@@ -374,6 +374,9 @@ func (a *Agent) reportOutcome(text []byte) {
 // seven days.
 const staleAfter = 3 * 24 * time.Hour
 
+// settleTrial is how long a release on trial may take to reach its home and read its sensors before that is a problem.
+const settleTrial = time.Minute
+
 // updateProblems is called once a second.
 func (a *Agent) updateProblems() {
 	if a.updates == nil {
@@ -400,7 +403,13 @@ func (a *Agent) updateProblems() {
 		text += ": " + s.Text + " (" + s.Code + ")"
 	}
 	set(CodeUpdateSource, late || hard, status.Warn, text, updateRemedy(s.Code))
-	set(CodeUpdateTrial, s.State == ota.Trial && len(s.Checks) > 0, status.Warn,
+	unwell := s.State == ota.Trial && len(s.Checks) > 0
+	if !unwell {
+		a.unwell = time.Time{}
+	} else if a.unwell.IsZero() {
+		a.unwell = time.Now()
+	}
+	set(CodeUpdateTrial, unwell && time.Since(a.unwell) >= settleTrial, status.Warn,
 		fmt.Sprintf("release %s is on trial and not well: %s", name, checksText(s.Checks)), "nothing to do: the gateway goes back by itself if it stays so")
 	set(CodeUpdateRefused, s.State == ota.Refused, status.Warn, strings.Join(strings.Fields(fmt.Sprintf("release %s is not installed: %s (%s)", name, s.Text, s.Code)), " "), updateRemedy(s.Code))
 	set(CodeUpdateFallback, s.Fallback, status.Warn, "the slot that should run could not be started; an older one runs in its place",
