@@ -104,6 +104,20 @@ func (l *launcher) plan() plan {
 			p.list = append(p.list, candidate{d.Slot, l.store.Agent(d.Slot), true})
 		}
 	}
+	p.note = boot.Last{BootID: l.boot}
+	if known && last.Clean {
+		p.skip = last.Slot
+	}
+	if known && !last.Clean && !d.RolledBack {
+		p.note.Crashes = 1
+		if l.uptime()-last.StartS < soon {
+			p.note.Crashes = last.Crashes + 1
+		}
+	}
+	if !d.Trial && guessed(&r) && last.Slot == r.Active && p.note.Crashes >= boot.Tries {
+		l.giveWay(&r)
+		p.note.Crashes = 0
+	}
 	add := func(slot string) {
 		c := candidate{slot: slot, path: l.factory}
 		if slot != "" {
@@ -125,17 +139,43 @@ func (l *launcher) plan() plan {
 			}
 		}
 	}
-	p.note = boot.Last{BootID: l.boot}
-	if known && last.Clean {
-		p.skip = last.Slot
+	return p
+}
+
+// guessed says whether nobody ever confirmed the active slot: the record was lost, and the slot was taken since it was the newest.
+func guessed(r *boot.Record) bool { return r.Active != "" && r.Release == (boot.Release{}) }
+
+// giveWay makes the next older slot that is whole the active one, at last the factory's, in a record that was lost: the newest
+// slot may be one that was quarantined. It goes one way only, so that it ends.
+func (l *launcher) giveWay(r *boot.Record) {
+	bad, next := r.Active, ""
+	slots, err := l.store.Slots()
+	if err != nil {
+		l.say("%v", err)
 	}
-	if known && !last.Clean {
-		p.note.Crashes = 1
-		if l.uptime()-last.StartS < soon {
-			p.note.Crashes = last.Crashes + 1
+	if i := slices.Index(slots, bad); i >= 0 {
+		for _, slot := range slots[i+1:] {
+			if slices.ContainsFunc(r.Quarantine, func(q boot.Quarantined) bool { return q.Slot == slot }) || l.store.Verify(slot) != nil {
+				continue
+			}
+			next = slot
+			break
 		}
 	}
-	return p
+	name := next
+	if name == "" {
+		name = "the factory's"
+	}
+	l.say("slot %.12s, the newest when the record was lost, does not stay: now %.13s", bad, name)
+	if _, err := l.store.Update(func(r *boot.Record) error {
+		if r.Active == bad && guessed(r) {
+			r.Active, r.Prev, r.PrevRelease = next, "", boot.Release{}
+		}
+		return nil
+	}); err != nil {
+		l.say("%v", err) // the next start decides again
+	}
+	r.Active, r.Prev = next, ""
 }
 
 func slotQuarantined(r *boot.Record, slot string) (boot.Quarantined, bool) {

@@ -322,6 +322,75 @@ func TestDamagedSlots(t *testing.T) {
 	require.Equal(t, active, b.record().Active, "the record is the updater's to mend")
 }
 
+// TestLostRecord: without a record the newest slot is started; one that does not stay gives way to the next older, at last to the
+// factory's, durably.
+func TestLostRecord(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		lost func(s *boot.Store) error // what becomes of the record, after each start
+	}{
+		{"both damaged", func(*boot.Store) error { return nil }},
+		{"written by the agent since", func(s *boot.Store) error {
+			_, err := s.Update(func(r *boot.Record) error { r.TimeFloor++; return nil })
+			return err
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBox(t)
+			oldest, older, newest := b.install("x"), b.install("x"), b.install("x")
+			for i, slot := range []string{oldest, older, newest} {
+				at := time.Unix(int64(1000+i), 0)
+				require.NoError(t, os.Chtimes(b.store.Agent(slot), at, at))
+			}
+			for _, name := range []string{"boot.state", "boot.state.bak"} {
+				b.write("ota/"+name, "torn")
+			}
+			now, said := int64(100), ""
+			l := &launcher{state: b.state, factory: b.factory, boot: "boot0", store: b.store, sleep: func(d time.Duration) { now += int64(d / time.Second) },
+				say: func(format string, args ...any) { said += fmt.Sprintf(format+"\n", args...) },
+				now: func() int64 { return 1 }, uptime: func() int64 { return now }}
+			start := func(ran int64) string {
+				p := l.plan()
+				require.NotEmpty(t, p.list)
+				p.note.Slot, p.note.StartS = p.list[0].slot, now
+				require.NoError(t, b.store.Note(p.note))
+				require.NoError(t, c.lost(b.store))
+				now += ran
+				return p.list[0].slot
+			}
+			for range 20 {
+				require.Equal(t, newest, start(soon), "one that ran for a while is no bad one")
+			}
+			require.Equal(t, newest, start(1))
+			require.NoError(t, b.store.Note(boot.Last{Clean: true, Slot: newest, BootID: "boot0"}))
+			var ran []string
+			for range 3*boot.Tries + 4 {
+				ran = append(ran, start(1))
+			}
+			var want []string
+			for _, slot := range []string{newest, older, oldest, ""} {
+				want = append(want, slot, slot, slot)
+			}
+			require.Equal(t, append(want, ""), ran, said)
+			require.Contains(t, said, "does not stay: now the factory's")
+			r := b.record()
+			require.Empty(t, r.Active)
+			l.boot = "boot1"
+			require.Empty(t, start(1), "after a power cut, too")
+		})
+	}
+
+	// A release that was committed is never given up for its crashes.
+	b := newBox(t)
+	older, active := b.install("x"), b.install("x")
+	b.set(func(r *boot.Record) { r.Active, r.Release, r.Prev = active, release(2), older })
+	l := &launcher{state: b.state, factory: b.factory, boot: "boot0", store: b.store, sleep: func(time.Duration) {},
+		say: t.Logf, now: func() int64 { return 1 }, uptime: func() int64 { return 10 }}
+	require.NoError(t, b.store.Note(boot.Last{Slot: active, BootID: "boot0", StartS: 9, Crashes: 50}))
+	require.Equal(t, active, l.plan().list[0].slot)
+	require.Equal(t, active, b.record().Active)
+}
+
 // TestNotExecutable: a program that the kernel refuses.
 func TestNotExecutable(t *testing.T) {
 	t.Parallel()
