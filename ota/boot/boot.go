@@ -37,7 +37,8 @@ type Decision struct {
 }
 
 // Start counts one start of the trial, if there is one, and says what to start. Tries are counted within one boot, boots apart from
-// them: a power cut is no crash.
+// them: a power cut is no crash. A start after a stop that was asked for costs no try, but only CleanStarts times in a boot: a release
+// that again and again says so by itself does not stay either.
 func Start(r *Record, bootID string) Decision {
 	t := r.Trial
 	if t == nil {
@@ -55,7 +56,12 @@ func Start(r *Record, bootID string) Decision {
 			}
 		}
 		t.BootID, t.TriesLeft, t.Hung, t.Ended = bootID, Tries, false, ""
-		clean = false
+		t.Cleans, clean = 0, false
+	}
+	if clean {
+		if t.Cleans++; t.Cleans > CleanStarts {
+			t.Cleans, clean = CleanStarts, false
+		}
 	}
 	if !clean {
 		if t.TriesLeft <= 0 {
@@ -69,7 +75,7 @@ func Start(r *Record, bootID string) Decision {
 }
 
 func exhausted(t *Trial) (code, text string) {
-	code, text = CodeCrash, fmt.Sprintf("it was started %d times and did not stay", Tries)
+	code, text = CodeCrash, fmt.Sprintf("it was started %d times and did not stay", Tries+t.Cleans)
 	if t.Hung {
 		code = CodeHang
 	}
@@ -160,7 +166,7 @@ func Arm(r *Record, t Trial) error {
 	if t.Attempt > Attempts {
 		return fmt.Errorf("boot: arm %s: %d times, the last ended with %s: %w", t.Release, Attempts, r.LastResult.Code, ErrAttempts)
 	}
-	t.TriesLeft, t.BootsLeft, t.BootID, t.PoweredS, t.Clean, t.Hung, t.Ended = Tries, Boots, "", 0, false, false, ""
+	t.TriesLeft, t.BootsLeft, t.BootID, t.PoweredS, t.Clean, t.Cleans, t.Hung, t.Ended = Tries, Boots, "", 0, false, 0, false, ""
 	r.Trial = &t
 	return nil
 }

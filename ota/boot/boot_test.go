@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -51,7 +52,7 @@ func TestHangsEndTheTrial(t *testing.T) {
 
 func TestCleanStopsCostNothing(t *testing.T) {
 	r := armed(t)
-	for range 50 {
+	for range CleanStarts {
 		require.True(t, Start(&r, "boot1").Trial)
 		require.Equal(t, Tries-1, r.Trial.TriesLeft)
 		r.Trial.Clean = true
@@ -60,6 +61,35 @@ func TestCleanStopsCostNothing(t *testing.T) {
 		require.True(t, Start(&r, "boot1").Trial, "crash %d", i)
 	}
 	require.True(t, Start(&r, "boot1").RolledBack)
+}
+
+// TestCleanStopsEnd: a release that ends in good order again and again does not stay on trial for ever.
+func TestCleanStopsEnd(t *testing.T) {
+	r := armed(t)
+	starts := func(bootID string) (n int) {
+		for Start(&r, bootID).Trial {
+			n++
+			require.Less(t, n, 1000)
+			r.Trial.Clean = true
+			require.NoError(t, r.check())
+		}
+		return n
+	}
+	for range CleanStarts { // a boot has all of them
+		require.True(t, Start(&r, "boot0").Trial)
+		r.Trial.Clean = true
+	}
+	require.Equal(t, CleanStarts+Tries, starts("boot1"))
+	require.Equal(t, CodeCrash, r.LastResult.Code)
+	require.Equal(t, "it was started 23 times and did not stay", r.LastResult.Text)
+	require.Len(t, r.Quarantine, 1)
+
+	// An older agent wrote none of it.
+	var old Trial
+	require.NoError(t, json.Unmarshal([]byte(`{"slot":"`+hash('b')+`","tries_left":2,"boots_left":9,"boot_id":"boot1","clean":true}`), &old))
+	r = Record{Trial: &old}
+	require.True(t, Start(&r, "boot1").Trial)
+	require.Equal(t, 2, r.Trial.TriesLeft)
 }
 
 func TestPowerCutsAreNoCrashes(t *testing.T) {
@@ -154,11 +184,14 @@ func TestStartAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := armed(t)
 		boot, boots, tries := 0, 0, 0 // boots that ended without a verdict; ends in this boot that nobody asked for
-		running, started, clean := false, -1, false
-		for range rapid.IntRange(1, 80).Draw(t, "steps") {
+		running, started, clean, cleans := false, -1, false, 0
+		for range rapid.IntRange(1, 120).Draw(t, "steps") {
 			switch rapid.SampledFrom([]string{"start", "start", "start", "stop", "cut", "cut", "commit", "bad"}).Draw(t, "event") {
 			case "start": // after whatever end
-				if running && !clean {
+				if running && clean {
+					cleans++
+				}
+				if running && (!clean || cleans > CleanStarts) {
 					tries++
 				}
 				had := r.Trial != nil
@@ -191,7 +224,7 @@ func TestStartAgainstModel(t *testing.T) {
 					boots++
 				}
 				boot++
-				tries, running, clean = 0, false, false
+				tries, running, clean, cleans = 0, false, false, 0
 			case "commit":
 				if r.Trial != nil && running {
 					Commit(&r, 2)

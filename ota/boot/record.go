@@ -16,6 +16,7 @@ const (
 	MaxQuarantined = 16   // fewer where the record would not fit into MaxRecord: the oldest goes first
 	Tries          = 3    // starts of a trial within one boot
 	Boots          = 10   // boots of a trial
+	CleanStarts    = 20   // starts of a trial within one boot that cost no try, since the stop before was asked for
 	Attempts       = 3    // times one release is armed while its trials end without a verdict
 	maxText        = 240  // bytes of a result's text
 )
@@ -71,6 +72,7 @@ type Trial struct {
 	BootID     string  `json:"boot_id,omitempty"`    // of the last try; "" while it was never started
 	PoweredS   int64   `json:"powered_s"`            // seconds that the trial has run so far
 	Clean      bool    `json:"clean,omitempty"`      // the last stop was asked for: the next start costs no try
+	Cleans     int     `json:"cleans,omitempty"`     // starts within the boot BootID that cost no try
 	Hung       bool    `json:"hung,omitempty"`       // the last try was killed because it hung
 	Ended      string  `json:"ended,omitempty"`      // how the last try ended, for people
 	StableS    int64   `json:"stable_s,omitempty"`   // seconds without a gap in which it must be healthy
@@ -192,8 +194,9 @@ func (r *Record) check() error {
 		if t.TriesLeft < 0 || t.TriesLeft > Tries || t.BootsLeft < 0 || t.BootsLeft > Boots {
 			return fmt.Errorf("trial has %d tries and %d boots left, want 0 to %d and 0 to %d", t.TriesLeft, t.BootsLeft, Tries, Boots)
 		}
-		if t.PoweredS < 0 || t.StableS < 0 || t.DeadlineS < 0 || t.Attempt < 0 {
-			return fmt.Errorf("trial has powered_s %d, stable_s %d, deadline_s %d, attempt %d: want none below 0", t.PoweredS, t.StableS, t.DeadlineS, t.Attempt)
+		if t.PoweredS < 0 || t.StableS < 0 || t.DeadlineS < 0 || t.Attempt < 0 || t.Cleans < 0 {
+			return fmt.Errorf("trial has powered_s %d, stable_s %d, deadline_s %d, attempt %d, cleans %d: want none below 0",
+				t.PoweredS, t.StableS, t.DeadlineS, t.Attempt, t.Cleans)
 		}
 		if _, is := r.Quarantined(t.Release.SHA256); is {
 			return fmt.Errorf("release %s on trial is quarantined", t.Release)
@@ -309,7 +312,7 @@ func (t *Trial) UnmarshalJSON(data []byte) (err error) {
 		return err
 	}
 	*t = Trial(p)
-	t.extra, err = unknown(data, Trial{Home: "x", BootID: "x", Clean: true, Hung: true, Ended: "x", StableS: 1, DeadlineS: 1, NeedServer: true, Serial: 1})
+	t.extra, err = unknown(data, Trial{Home: "x", BootID: "x", Clean: true, Cleans: 1, Hung: true, Ended: "x", StableS: 1, DeadlineS: 1, NeedServer: true, Serial: 1})
 	return err
 }
 

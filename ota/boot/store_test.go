@@ -140,7 +140,7 @@ func TestUnknownKeysStay(t *testing.T) {
 func TestFullRecordHasAllKeys(t *testing.T) {
 	full := Record{
 		Gen: 1, Home: "h", Epoch: 2, Active: hash('a'), Release: release(1), Prev: hash('b'), PrevRelease: release(2),
-		Trial: &Trial{Slot: hash('c'), Release: release(3), Home: "i", TriesLeft: 1, BootsLeft: 2, BootID: "b", PoweredS: 3, Clean: true, Hung: true,
+		Trial: &Trial{Slot: hash('c'), Release: release(3), Home: "i", TriesLeft: 1, BootsLeft: 2, BootID: "b", PoweredS: 3, Clean: true, Cleans: 4, Hung: true,
 			Ended: "e", StableS: 4, DeadlineS: 5, NeedServer: true, Attempt: 1, Serial: 6},
 		Quarantine: []Quarantined{{Manifest: hash('d'), Slot: hash('e'), Release: release(4), Code: "c", Serial: 7}},
 		Floors:     map[string]uint64{"p": 8}, Roles: map[string]RoleFloor{"r": {9, "k"}}, MoveSeq: 10, Pin: &Pin{release(5), 11},
