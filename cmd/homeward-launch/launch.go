@@ -21,6 +21,10 @@ var trialWatchdog = 15 * time.Second
 // apart is how many seconds lie between the starts of two tries within a boot: before the third, the second, the first.
 var apart = [boot.Tries]int64{10, 3, 0}
 
+// refuses is why a release on trial is undone that ends with boot.ExitUsage. It is not quarantined: the mistake may have come into the
+// file during the trial, and the old release then refuses it too. The updater tries again, a bounded number of times.
+const refuses = "it refuses the configuration: exit status 2"
+
 // soon is within how many seconds of its start an end counts as a repetition of the one before.
 const soon = 60
 
@@ -348,7 +352,7 @@ func (l *launcher) failedForGood(end string) (next string) {
 	if t := r.Trial; t != nil && t.BootID != "" {
 		switch {
 		case refused:
-			undone = l.undo(boot.CodeConfig, "it refuses the configuration: exit status 2", true)
+			undone = l.undo(boot.CodeConfig, refuses, false)
 		case t.Hung:
 			undone = l.undo(boot.CodeHang, "it hung until the service was stopped", true)
 		default:

@@ -39,7 +39,10 @@ var programs = sync.OnceValues(func() (dir string, err error) {
 
 func TestMain(m *testing.M) {
 	if os.Getenv("HOMEWARD_TEST_LAUNCH") != "" { // as the launcher, with short times
-		startTimeout, watchdog, trialWatchdog, stopTimeout = time.Second, 400*time.Millisecond, 300*time.Millisecond, time.Second
+		startTimeout, watchdog, trialWatchdog, stopTimeout = time.Hour, 400*time.Millisecond, 300*time.Millisecond, time.Second
+		if text := os.Getenv("HOMEWARD_TEST_START"); text != "" {
+			startTimeout, _ = time.ParseDuration(text)
+		}
 		apart = [boot.Tries]int64{}
 		main()
 		return
@@ -548,6 +551,8 @@ func TestGuard(t *testing.T) {
 			} else {
 				require.Nil(t, r.Trial)
 				require.Equal(t, c.undone, r.LastResult.Code)
+				_, is := r.Quarantined(release(2).SHA256)
+				require.Equal(t, c.undone != boot.CodeConfig, is, "the old release may refuse the same configuration")
 			}
 			again := run()
 			require.Equal(t, r, b.record(), "a second time changes nothing")

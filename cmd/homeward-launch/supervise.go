@@ -69,7 +69,7 @@ func (l *launcher) supervise(args []string) int {
 			}
 			if e.status == boot.ExitUsage && !e.hung {
 				if c.trial {
-					l.undo(boot.CodeConfig, "it refuses the configuration: exit status 2", true)
+					l.undo(boot.CodeConfig, refuses, false)
 					break
 				}
 				l.say("%s refuses its configuration: it is not started again", c.path)
@@ -109,9 +109,12 @@ type end struct {
 
 // once runs the agent until it ends.
 func (l *launcher) once(c candidate, args []string, signals <-chan os.Signal) (end, error) {
-	limit := watchdog
+	// The agent feeds the watchdog from its start: on trial, silence is a hang before READY=1 too. As under systemd, feeding alone
+	// makes no start longer than startTimeout then.
+	first, limit := startTimeout, watchdog
 	if c.trial {
 		limit = min(limit, trialWatchdog)
+		first = limit
 	}
 	sock, name, err := listen()
 	if err != nil {
@@ -135,7 +138,8 @@ func (l *launcher) once(c candidate, args []string, signals <-chan os.Signal) (e
 
 	var e end
 	ready, closing := false, false
-	timer := time.NewTimer(startTimeout)
+	began := time.Now()
+	timer := time.NewTimer(first)
 	defer timer.Stop()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -177,10 +181,11 @@ func (l *launcher) once(c candidate, args []string, signals <-chan os.Signal) (e
 					case e.stopped:
 					case line == "READY=1", line == "WATCHDOG=1" && !closing:
 						ready = ready || line == "READY=1"
-						if ready {
+						switch {
+						case ready:
 							timer.Reset(limit)
-						} else {
-							timer.Reset(startTimeout)
+						case !c.trial || time.Since(began) < startTimeout:
+							timer.Reset(first)
 						}
 					case line == "STOPPING=1":
 						closing = true

@@ -1,5 +1,5 @@
 // Command fakeagent stands for the agent and its updater in tests of the launcher: it behaves as the file behave/<slot> below the
-// state folder says (ok, exit N, panic, segv, hang, hang-at-start, slow, memory, late N), arms what the file assign says
+// state folder says (ok, exit N, panic, segv, hang, hang-at-start, never-ready, slow N, memory, late N), arms what the file assign says
 // ("slot counter"), commits its own trial, and writes what happens to the file log ("ms-since-boot slot what"). What must never
 // happen it writes to the file violations.
 package main
@@ -74,6 +74,7 @@ func main() {
 		fmt.Println("fake agent")
 		return
 	}
+	notify("WATCHDOG=1") // as the agent: from its start
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM)
 	if slot == "" || state == "" {
@@ -114,8 +115,16 @@ func main() {
 		unix.Kill(os.Getpid(), unix.SIGKILL)
 	case "hang-at-start":
 		select {}
+	case "never-ready":
+		for {
+			notify("WATCHDOG=1")
+			time.Sleep(20 * time.Millisecond)
+		}
 	case "slow":
-		time.Sleep(time.Duration(n) * time.Millisecond)
+		for range n / 20 {
+			notify("WATCHDOG=1")
+			time.Sleep(20 * time.Millisecond)
+		}
 	case "memory":
 		var all [][]byte
 		for len(all) < 1000 {
