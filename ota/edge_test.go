@@ -3,6 +3,8 @@ package ota
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -234,4 +236,135 @@ func TestGenerationsRepeat(t *testing.T) {
 		require.NotZero(t, lifted)
 		require.True(t, b.record().LastResult.Acked)
 	})
+}
+
+// judged runs the release on trial for d.
+func (b *box) judged(slot string, d time.Duration, change func(*Options)) {
+	o := b.options(slot)
+	change(&o)
+	u, err := New(o)
+	require.NoError(b.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = u.Run(ctx) }()
+	time.Sleep(d)
+	synctest.Wait()
+	cancel()
+	<-ended
+}
+
+// TestBusyServer: one that asks to be left alone is asked again all the same; if it stays busy, the release is not to blame.
+func TestBusyServer(t *testing.T) {
+	for name, c := range map[string]struct {
+		err error
+		ok  int // from this trial on
+	}{
+		"answers in the end": {&trust.BusyError{Status: 503}, 0},
+		"busy":               {&trust.BusyError{Status: 429}, 1},
+		"no bytes left":      {ErrBudget, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, _ := withOne(t)
+				two := &program{name: "two"}
+				b.put(b.add(2, two))
+				b.offer(2, 1, 2)
+				b.refuses = func() error {
+					s, late := b.u.Status(), 0
+					if s.State != Trial {
+						return nil
+					}
+					if time.Now().Unix()-s.Since > 20*60 {
+						late = 1
+					}
+					if two.runs+late > 1+c.ok {
+						return nil
+					}
+					return fmt.Errorf("read: %w", c.err)
+				}
+				b.until(48*time.Hour, b.runs(2))
+				require.Empty(t, b.record().Quarantine)
+				require.Equal(t, c.ok, b.told["2 trial.inconclusive"])
+				require.Equal(t, 1+c.ok, two.runs)
+			})
+		})
+	}
+}
+
+// TestSlowLook: a look at the repository that takes long holds up neither the checks nor the trial's clock, and a release that became
+// ill meanwhile is not committed.
+func TestSlowLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(t)
+		slot, _ := b.onTrial()
+		var looks atomic.Int32
+		checks := 0
+		b.judged(slot, 20*time.Minute, func(o *Options) {
+			o.Repository = hooked{b.fleet, func(ctx context.Context) error {
+				if looks.Add(1) < 3 {
+					<-ctx.Done() // never answers
+					return context.Cause(ctx)
+				}
+				time.Sleep(9 * time.Minute) // and does not hear
+				return nil
+			}}
+			o.Health = fit{func() []Check {
+				checks++
+				return []Check{{Name: "store", OK: looks.Load() < 3, Text: "broken since the third look began"}}
+			}}
+		})
+		r := b.record()
+		require.NotNil(t, r.Trial)
+		require.Empty(t, r.Active)
+		require.InDelta(t, 1200, r.Trial.PoweredS, 2)
+		require.GreaterOrEqual(t, checks, 120)
+	})
+}
+
+// TestDeadChannel: a repository that never answers does not put off the verdict.
+func TestDeadChannel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(t)
+		slot, _ := b.onTrial()
+		b.judged(slot, 33*time.Minute, func(o *Options) {
+			o.Repository = hooked{b.fleet, func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }}
+		})
+		r := b.record()
+		require.Nil(t, r.Trial)
+		require.Equal(t, "trial.health:update-channel", r.LastResult.Code)
+	})
+}
+
+// TestGaps: what was not looked at for long was not healthy; where that goes on, there is no verdict.
+func TestGaps(t *testing.T) {
+	for name, wait := range map[string]func(n int) time.Duration{
+		"once":   func(n int) time.Duration { return map[bool]time.Duration{true: 5 * time.Minute}[n == 50] },
+		"always": func(int) time.Duration { return 40 * time.Second },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBox(t)
+				slot, _ := b.onTrial()
+				n, began, committed := 0, time.Now(), time.Duration(0)
+				b.judged(slot, 40*time.Minute, func(o *Options) {
+					o.Health = fit{func() []Check { n++; time.Sleep(wait(n)); return nil }}
+					o.Step = func(label string) {
+						if label == "committed" {
+							committed = time.Since(began)
+						}
+					}
+				})
+				r := b.record()
+				require.Nil(t, r.Trial)
+				if name == "once" {
+					require.Equal(t, slot, r.Active)
+					require.GreaterOrEqual(t, committed, 22*time.Minute)
+					return
+				}
+				require.Empty(t, r.Active)
+				require.Empty(t, r.Quarantine)
+				require.Equal(t, CodeInconclusive, r.LastResult.Code)
+			})
+		})
+	}
 }

@@ -66,7 +66,7 @@ func (u *Updater) Run(ctx context.Context) error {
 			break
 		}
 		failures++
-		if !u.sleep(ctx, backoff(failures, time.Minute), false) {
+		if ok, _ := u.sleep(ctx, backoff(failures, time.Minute), false); !ok {
 			return nil
 		}
 	}
@@ -77,13 +77,15 @@ func (u *Updater) Run(ctx context.Context) error {
 			<-ctx.Done()
 			return nil
 		}
-		if !u.sleep(ctx, wait, true) {
+		ok, nudged := u.sleep(ctx, wait, true)
+		if !ok || !u.lock(ctx) {
 			return nil
 		}
-		if !u.lock(ctx) {
-			return nil
+		asked := ctx
+		if nudged { // somebody waits for it: a busy server is asked again sooner
+			asked = trust.Urgent(ctx)
 		}
-		c := u.cycle(ctx, false)
+		c := u.cycle(asked, false)
 		u.unlock()
 		switch u.Status().State {
 		case Failed:
@@ -115,8 +117,8 @@ func backoff(failures int, most time.Duration) time.Duration {
 	return bound/10 + rand.N(bound-bound/10+1)
 }
 
-// sleep waits; a nudge ends it within soon. false: ctx ended.
-func (u *Updater) sleep(ctx context.Context, d time.Duration, nudge bool) bool {
+// sleep waits; a nudge ends it within soon. not ok: ctx ended.
+func (u *Updater) sleep(ctx context.Context, d time.Duration, nudge bool) (ok, wasNudged bool) {
 	u.mu.Lock()
 	u.status.NextCheck = u.o.Now().Add(d).Unix()
 	u.mu.Unlock()
@@ -130,10 +132,11 @@ func (u *Updater) sleep(ctx context.Context, d time.Duration, nudge bool) bool {
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return false, false
 		case <-t.C:
-			return true
+			return true, wasNudged
 		case <-nudged:
+			wasNudged = true
 			if left := d - time.Since(began); left > soon {
 				d, began = soon/6+rand.N(soon), time.Now()
 				t.Reset(d)

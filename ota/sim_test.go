@@ -168,8 +168,9 @@ type box struct {
 	stumble   bool // the launcher starts the factory's, once
 	onDamaged bool // the active slot may be damaged
 	synced    func() bool
-	cutAt     int // the operation at which the power goes, from now on; 0: never
-	ops       int // before the present file system
+	refuses   func() error // what the repository answers to a refresh; nil: what it has
+	cutAt     int          // the operation at which the power goes, from now on; 0: never
+	ops       int          // before the present file system
 
 	u       *Updater // of the running agent
 	onStep  func(label string)
@@ -521,6 +522,9 @@ func (b *box) agent(slot, bootID string, deadline time.Time, done func() bool) e
 	of := trust.Options{Source: b.fleet}
 	if b.signed != nil { // the real one
 		repo, of = nil, b.signed(fs)
+	}
+	if b.refuses != nil {
+		repo = hooked{repo, func(context.Context) error { return b.refuses() }}
 	}
 	u, err := New(Options{
 		Dir: boxDir, FS: fs, Boot: b.store(), Gateway: "gw-1", Product: b.product, Platform: "linux-arm64", Hardware: []string{"pi", "pi-zero"},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"homeward/buffer/durable"
@@ -18,6 +19,8 @@ const (
 	poweredTick = time.Minute     // how often the trial's age is stored
 	startGrace  = 60              // seconds that a start may take, beyond stable_s, in a trial that is past its deadline already
 	judgeTime   = 3 * time.Minute // within which the old release has to reach what the new one could not
+	refreshTime = 2 * time.Minute // of one look at the repository by a trial, or by a judge
+	maxGap      = 3               // ticks between two checks of one healthy stretch
 	channelName = "update-channel"
 )
 
@@ -45,9 +48,17 @@ func (u *Updater) trial(ctx context.Context, rec boot.Record) bool {
 		tryChannel   = began
 		tries        int
 		bad          []Check
+		checkedAt    time.Time
+		looking      bool                  // a goroutine is at the repository: it must not hold up the checks
+		looked       = make(chan error, 1) // what it found
+		looks        sync.WaitGroup
 	)
-	tick := time.NewTicker(max(min(trialTick, time.Duration(t.StableS)*time.Second/4), time.Second))
+	every := max(min(trialTick, time.Duration(t.StableS)*time.Second/4), time.Second)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
+	defer looks.Wait()
+	lookCtx, endLook := context.WithCancel(ctx)
+	defer endLook()
 	for {
 		bad = bad[:0]
 		for _, c := range u.o.Health.Check(ctx, armed.Baseline) {
@@ -59,25 +70,22 @@ func (u *Updater) trial(ctx context.Context, rec boot.Record) bool {
 			return u.stopped(t, powered())
 		}
 		link = link || u.o.Health.Link(ctx)
-		if !channel && !time.Now().Before(tryChannel) {
-			if channelErr = u.repo.Refresh(ctx); channelErr == nil {
-				channel = true
-				u.step("trial-refreshed")
-			} else {
-				tries++
-				tryChannel = time.Now().Add(min(backoff(tries, 5*time.Minute), 5*time.Minute))
-			}
-			if ctx.Err() != nil {
-				return u.stopped(t, powered())
-			}
-		}
 		now := time.Now()
+		if !channel && !looking && !now.Before(tryChannel) && powered() < deadline {
+			looking = true
+			looks.Go(func() { looked <- u.refresh(lookCtx) })
+		}
 		switch {
 		case len(bad) > 0:
 			healthySince = time.Time{}
 		case healthySince.IsZero():
 			healthySince = now
+		case now.Sub(checkedAt) > maxGap*every: // nobody knows how it was in between
+			if healthySince = now; powered() >= deadline {
+				healthySince = time.Time{} // this has to end
+			}
 		}
+		checkedAt = now
 		shown := append([]Check(nil), bad...)
 		if !link {
 			shown = append(shown, Check{Name: "link", Text: "the home is not reached"})
@@ -100,9 +108,9 @@ func (u *Updater) trial(ctx context.Context, rec boot.Record) bool {
 			} else {
 				return u.committed(ctx)
 			}
-		} else if powered() >= deadline && (healthySince.IsZero() || stable) {
-			code, text := verdict(bad, link, channelErr)
-			return u.rollBack(t, code, text)
+		} else if powered() >= deadline && (healthySince.IsZero() || stable && !looking) {
+			code, text := verdict(bad, link, channel, channelErr)
+			return u.rollBack(t, code, text, code != CodeInconclusive)
 		}
 		if now.Sub(stored) >= poweredTick {
 			gone, err := u.store(func(r *boot.Record) { r.Trial.PoweredS = powered() }, t)
@@ -121,21 +129,43 @@ func (u *Updater) trial(ctx context.Context, rec boot.Record) bool {
 		case <-ctx.Done():
 			return u.stopped(t, powered())
 		case <-tick.C:
+		case channelErr = <-looked:
+			looking = false
+			if channel = channelErr == nil; channel {
+				u.step("trial-refreshed")
+			} else {
+				tries++
+				tryChannel = time.Now().Add(min(backoff(tries, 5*time.Minute), 5*time.Minute))
+			}
 		}
 	}
 }
 
-// verdict names what kept the release from being healthy: its own checks first.
-func verdict(bad []Check, link bool, channel error) (code, text string) {
+// refresh is one look at the repository that cannot wait until a busy server likes, and must not take for ever.
+func (u *Updater) refresh(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(trust.Urgent(ctx), refreshTime)
+	defer cancel()
+	return u.repo.Refresh(limited)
+}
+
+// verdict names what kept the release from being healthy: its own checks first. A server that said that it is busy, and a day whose
+// bytes are spent, say nothing about the release; neither does a machine so busy that checks came too late.
+func verdict(bad []Check, link, channel bool, channelErr error) (code, text string) {
 	switch {
 	case len(bad) > 0:
 		return boot.CodeHealth + bad[0].Name, bad[0].Text
 	case !link:
 		return boot.CodeLink, "the home was reached before, and is not now"
+	case channel:
+		return CodeInconclusive, "checks came too far apart to say how the new release does"
+	}
+	var busy *trust.BusyError
+	if errors.As(channelErr, &busy) || errors.Is(channelErr, ErrBudget) {
+		return CodeInconclusive, "the repository could not be asked: " + channelErr.Error()
 	}
 	text = "the repository was read before, and is not now"
-	if channel != nil {
-		text += ": " + channel.Error()
+	if channelErr != nil {
+		text += ": " + channelErr.Error()
 	}
 	return boot.CodeHealth + channelName, text
 }
@@ -250,9 +280,9 @@ func (u *Updater) committed(ctx context.Context) bool {
 }
 
 // rollBack is our own verdict: R2.
-func (u *Updater) rollBack(t boot.Trial, code, text string) bool {
+func (u *Updater) rollBack(t boot.Trial, code, text string, quarantine bool) bool {
 	_, err := u.store(func(r *boot.Record) {
-		boot.RollBack(r, code, text, true)
+		boot.RollBack(r, code, text, quarantine)
 		u.stamp(r)
 	}, t)
 	if err != nil && CodeOf(err) != "update.failed" {
@@ -281,7 +311,7 @@ func (u *Updater) judge(ctx context.Context, rec boot.Record) error {
 	case boot.CodeLink:
 		reached = func() bool { return u.o.Health.Link(ctx) }
 	case boot.CodeHealth + channelName:
-		reached = func() bool { return u.repo.Refresh(ctx) == nil }
+		reached = func() bool { return u.refresh(ctx) == nil }
 	default:
 		return nil
 	}

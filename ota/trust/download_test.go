@@ -454,7 +454,7 @@ func TestRetryAfter(t *testing.T) {
 		"none":     {429, "", "", 50 * time.Second, time.Minute},
 		"a date":   {429, "Mon, 30 Nov 2026 12:10:00 GMT", "Mon, 30 Nov 2026 12:00:00 GMT", 9 * time.Minute, 10 * time.Minute},
 		"the past": {429, "Mon, 30 Nov 2026 11:00:00 GMT", "Mon, 30 Nov 2026 12:00:00 GMT", 0, 0},
-		"absurd":   {503, "2000000000", "", 23 * time.Hour, 24 * time.Hour},
+		"absurd":   {503, "2000000000", "", 59 * time.Minute, time.Hour},
 		"nonsense": {503, "soon", "", 50 * time.Second, time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -489,6 +489,31 @@ func TestRetryAfter(t *testing.T) {
 		})
 	}
 	require.Zero(t, RetryAfter(errors.New("else")))
+}
+
+// TestUrgent: who cannot wait asks a busy server again after a minute, and only then.
+func TestUrgent(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	s := f.serve()
+	s.hook = func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Retry-After", "1800")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	source := f.web(s)
+	r := f.gateway(source).open()
+	require.Error(t, r.Refresh(context.Background()))
+	s.reset()
+	s.hook = nil
+	var busy *BusyError
+	require.ErrorAs(t, r.Refresh(Urgent(context.Background())), &busy)
+	requests, _ := s.seen()
+	require.Empty(t, requests)
+	source.(*web).busy.since = time.Now().Add(-61 * time.Second)
+	require.ErrorAs(t, r.Refresh(context.Background()), &busy)
+	require.NoError(t, r.Refresh(Urgent(context.Background())))
+	require.NoError(t, r.Refresh(context.Background()), "it is not busy any more")
 }
 
 func TestHTTPSAddress(t *testing.T) {

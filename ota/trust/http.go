@@ -27,17 +27,25 @@ type HTTPOptions struct {
 // Bounds of what a server may make a gateway do.
 const (
 	maxRedirects  = 3
-	maxRetryAfter = 24 * time.Hour
+	maxRetryAfter = time.Hour
+	urgentAfter   = time.Minute // for those who cannot wait: see Urgent
 	maxETag       = 200
 	maxDiscard    = 1 << 10
 	defaultWait   = 30 * time.Second
 )
 
-// BusyError is a server that says when to come back (429, 503). Until then the source asks it nothing.
+// BusyError is a server that says when to come back (429, 503). Until then the source asks it nothing, but for [Urgent].
 type BusyError struct {
 	Status int
-	Until  time.Time
+	Until  time.Time // at most an hour ahead
+	since  time.Time
 }
+
+type urgent struct{}
+
+// Urgent is for what cannot wait as long as a busy server likes, such as a trial with a deadline: it is asked again a minute after it
+// said so, if not before.
+func Urgent(ctx context.Context) context.Context { return context.WithValue(ctx, urgent{}, true) }
 
 // Error tells the status and the time.
 func (e *BusyError) Error() string {
@@ -116,7 +124,7 @@ func HTTPS(base string, o HTTPOptions) (Source, error) {
 
 // Get asks for a file; its name is escaped already.
 func (w *web) Get(ctx context.Context, q Request) (*Body, error) {
-	if err := w.free(); err != nil {
+	if err := w.free(ctx); err != nil {
 		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.base+q.Name, nil)
@@ -221,10 +229,11 @@ func contentRange(s string) (first, size int64, err error) {
 }
 
 // free is an error while the server wants to be left alone.
-func (w *web) free() error {
+func (w *web) free(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.busy != nil && time.Now().Before(w.busy.Until) {
+	now := time.Now()
+	if w.busy != nil && now.Before(w.busy.Until) && (ctx.Value(urgent{}) == nil || now.Before(w.busy.since.Add(urgentAfter))) {
 		return w.busy
 	}
 	w.busy = nil
@@ -247,7 +256,7 @@ func (w *web) wait(resp *http.Response) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.busy = &BusyError{Status: resp.StatusCode, Until: now.Add(min(max(after, 0), maxRetryAfter))}
+	w.busy = &BusyError{Status: resp.StatusCode, Until: now.Add(min(max(after, 0), maxRetryAfter)), since: now}
 	return w.busy
 }
 
