@@ -165,6 +165,8 @@ func TestWindow(t *testing.T) {
 		b.synced = func() bool { return believed }
 		b.on(24*time.Hour, nil)
 		require.Equal(t, Waiting, b.u.Status().State, "nobody knows the time")
+		require.Equal(t, CodeClock, b.u.Status().Code)
+		require.Contains(t, b.u.Status().Text, "the window is 02:00-05:00 and the clock has never been set")
 		require.Equal(t, "1.2", b.u.Status().Candidate)
 		require.Equal(t, "02:00-05:00", b.u.Status().Window)
 		require.Zero(t, two.runs)

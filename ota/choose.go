@@ -189,7 +189,10 @@ func (u *Updater) quarantine(rec *boot.Record, c *candidate) (*candidate, string
 
 // clear ends a quarantine: the release begins anew.
 func (u *Updater) clear(manifest string) error {
-	if err := u.note(func(j *journal) { j.forget(manifest) }); err != nil {
+	if err := u.note(func(j *journal) {
+		j.forget(manifest)
+		j.Tried = nil // among them those of this release, which may be whole by now
+	}); err != nil {
 		return err
 	}
 	return u.update(func(r *boot.Record) error {

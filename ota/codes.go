@@ -2,10 +2,12 @@ package ota
 
 import (
 	"errors"
+	"os/exec"
 	"slices"
 	"syscall"
 
 	"homeward/ota/boot"
+	"homeward/ota/trust"
 )
 
 // Codes of this package: stable, shown to the operator and told to the fleet. Those of the packages below it (rel. tuf. fetch. trial.)
@@ -27,6 +29,7 @@ const (
 	CodeOrderGateway = "order.gateway"     // an order for another gateway in this one's place
 	CodeOrderSerial  = "move.seq"          // an order older than one that was seen
 
+	CodeClock        = trust.CodeTime        // there is a window, and nobody knows what time it is; later
 	CodeNotReady     = "update.power"        // not enough power for an update; later
 	CodePause        = "trial.pause"         // a pause before another trial
 	CodeBaseline     = "trial.baseline"      // the agent cannot say how it is doing: nothing is armed
@@ -45,6 +48,16 @@ func CodeOf(err error) string {
 		return coded.Code()
 	}
 	return CodeFailed
+}
+
+// killed says that a program was killed from outside, as the kernel does where there is no memory left: it did not end by itself.
+func killed(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 // passing says that an error of starting a program is the machine's and not the program's.

@@ -68,7 +68,8 @@ type Options struct {
 	Ready  func() error     // nil or nil error: there is power for an update; an error says why not
 	Health Health           // of this agent
 	// SelfCheck runs `agent selfcheck …` with bounds on memory; ctx bounds the time. An error is the release's fault, unless it
-	// wraps an errno that speaks of the machine (ENOMEM, EAGAIN, EIO…).
+	// wraps what speaks of the machine: an errno (ENOMEM, EAGAIN, EIO…; EACCES and EPERM, of a disk where nothing may be started),
+	// context.DeadlineExceeded, or an exec.ExitError by SIGKILL, which are the release's fault the third time.
 	SelfCheck func(ctx context.Context, agent string) error
 	Backends  func(slots Backend) map[string]Backend // by name; nil: {"slot": slots}
 	Restart   func()                                 // asks the agent to stop and exit with ExitRestart; must not wait for it

@@ -720,8 +720,9 @@ func (u *Updater) arm(ctx context.Context, c *cycle) Event {
 		u.step("self-checked")
 	}
 	if !c.hand {
-		if wait := u.shut(c.cand); wait > 0 {
-			c.pause = wait
+		wait, err := u.shut(c.cand)
+		if wait > 0 {
+			c.pause, c.err = wait, err
 			return shut
 		}
 	}
@@ -793,19 +794,19 @@ func (u *Updater) lastLook() time.Time {
 	return u.checked
 }
 
-// shut is how long the window is still shut; 0: it is open. Without a clock nobody knows.
-func (u *Updater) shut(c *candidate) time.Duration {
+// shut is how long the window is still shut; 0: it is open. Without a clock nobody knows, which the error says.
+func (u *Updater) shut(c *candidate) (time.Duration, error) {
 	w := u.o.Config().Window
 	if w == (Window{}) {
 		w = c.window
 	}
 	if w == (Window{}) {
-		return 0
+		return 0, nil
 	}
 	if u.o.Synced != nil && !u.o.Synced() {
-		return 10 * time.Minute
+		return 10 * time.Minute, &Error{CodeClock, fmt.Sprintf("the window is %s and the clock has never been set by a server: want a time server, or `homeward update apply`", w), nil}
 	}
-	return w.Wait(u.local(), u.o.Gateway+c.rel.SHA256)
+	return w.Wait(u.local(), u.o.Gateway+c.rel.SHA256), nil
 }
 
 func (j *journal) forgetAssigned(manifest string) []assigned {

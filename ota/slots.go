@@ -229,11 +229,17 @@ func (s *slotBackend) Check(ctx context.Context, p *release.Part) error {
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case limited.Err() != nil:
-		if s.late[p.SHA256]++; s.late[p.SHA256] < 3 { // a busy machine is not the release's fault
-			return fmt.Errorf("ota: the new program did not say within %v that it runs here; it will be asked again: %w", selfCheckTime, err)
+	case limited.Err() != nil, errors.Is(err, context.DeadlineExceeded), killed(err):
+		text := fmt.Sprintf("the new program did not say within %v that it runs here", selfCheckTime)
+		if killed(err) {
+			text = "the new program was killed before it said that it runs here"
 		}
-		return &Error{CodeSelfCheck, fmt.Sprintf("the new program did not say within %v that it runs here", selfCheckTime), err}
+		if s.late[p.SHA256]++; s.late[p.SHA256] < 3 { // a busy or a small machine is not the release's fault
+			return fmt.Errorf("ota: %s; it will be asked again: %w", text, err)
+		}
+		return &Error{CodeSelfCheck, text, err}
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return &Error{CodeDisk, "slots are not where programs may be started (mounted noexec?): " + s.dir, err}
 	}
 	if passing(err) {
 		return fmt.Errorf("ota: the new program could not be asked whether it runs here: %w", err)

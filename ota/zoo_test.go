@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"homeward/buffer/durable"
 	"homeward/buffer/durable/crashfs"
 	"homeward/ota/release"
 )
@@ -245,6 +248,13 @@ func TestBusyMachine(t *testing.T) {
 	for name, busy := range map[string]func(ctx context.Context) error{
 		"no memory": func(context.Context) error { return &os.PathError{Op: "fork/exec", Path: "agent", Err: syscall.ENOMEM} },
 		"slow":      func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"slow by its own measure": func(context.Context) error {
+			time.Sleep(30 * time.Second)
+			return fmt.Errorf("no answer: %w", context.DeadlineExceeded)
+		},
+		"killed for want of memory": func(context.Context) error { return fmt.Errorf("no answer: %w", exit(t, "kill -KILL $$")) },
+		"noexec":                    func(context.Context) error { return &os.PathError{Op: "fork/exec", Path: "agent", Err: syscall.EACCES} },
+		"not permitted":             func(context.Context) error { return &os.PathError{Op: "fork/exec", Path: "agent", Err: syscall.EPERM} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -264,11 +274,82 @@ func TestBusyMachine(t *testing.T) {
 			})
 		})
 	}
-	synctest.Test(t, func(t *testing.T) {
-		b, one := withOne(t)
-		b.put(b.add(2, &program{name: "two"}, one))
-		b.offer(2, 1, 2)
-		b.onCheck = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-		b.until(12*time.Hour, func() bool { return b.toldCode(2, "slot.selfcheck") })
-	})
+	for name, c := range map[string]struct {
+		check func(ctx context.Context) error
+		times int // until it is the release's fault; 0: never
+	}{
+		"slow":    {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, 3},
+		"killed":  {func(context.Context) error { return exit(t, "kill -KILL $$") }, 3},
+		"crashes": {func(context.Context) error { return exit(t, "kill -SEGV $$") }, 1},
+		"says no": {func(context.Context) error { return exit(t, "exit 1") }, 1},
+		"noexec":  {func(context.Context) error { return &os.PathError{Op: "fork/exec", Path: "agent", Err: syscall.EACCES} }, 0},
+	} {
+		t.Run(name+" always", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, one := withOne(t)
+				b.put(b.add(2, &program{name: "two"}, one))
+				b.offer(2, 1, 2)
+				times := 0
+				b.onCheck = func(ctx context.Context) error { times++; return c.check(ctx) }
+				if c.times > 0 {
+					b.until(12*time.Hour, func() bool { return b.toldCode(2, "slot.selfcheck") })
+					require.Equal(t, c.times, times)
+					return
+				}
+				b.on(48*time.Hour, nil)
+				require.Empty(t, b.record().Quarantine)
+				require.Greater(t, times, 3)
+				require.Equal(t, Failed, b.u.Status().State)
+				require.Equal(t, CodeDisk, b.u.Status().Code)
+				require.Contains(t, b.u.Status().Text, "noexec")
+			})
+		})
+	}
+}
+
+var exits sync.Map
+
+// exit is the error of a real process, which a bubble of synctest should not wait for twice.
+func exit(t *testing.T, script string) error {
+	if err, ok := exits.Load(script); ok {
+		return err.(error)
+	}
+	err := exec.Command("sh", "-c", script).Run()
+	require.Error(t, err)
+	exits.Store(script, err)
+	return err
+}
+
+// TestClearedAnew: a release of which nothing fitted is fetched again when it is assigned or cleared anew.
+func TestClearedAnew(t *testing.T) {
+	for _, how := range []string{"by hand", "order"} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, _ := withOne(t)
+				m := b.add(2, &program{name: "two"})
+				sha := b.put(m)
+				b.offer(2, 1, 2)
+				b.onStep = func(label string) { // the disk gives other bytes than it got
+					if label == "fetched" {
+						b.onStep = nil
+						path := boxDir + "/stage/" + m.Agent().Encodings[0].SHA256
+						require.NoError(t, durable.Replace(b.fs, path, []byte("rot"), 0o600))
+					}
+				}
+				b.until(24*time.Hour, func() bool { return b.toldCode(2, "slot.verify") })
+				b.anew = true
+				if how == "order" {
+					b.order(&release.Order{Serial: 3, Release: release.OrderRelease{Product: "box", Counter: 2}})
+				}
+				cleared := how != "by hand"
+				b.until(24*time.Hour, func() bool {
+					if !cleared {
+						cleared = true
+						require.NoError(t, b.u.Clear(sha))
+					}
+					return b.runs(2)()
+				})
+			})
+		})
+	}
 }
