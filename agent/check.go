@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
@@ -540,14 +541,15 @@ func checkUpdate(ctx context.Context, cfg *config.Config, clock Clock, offline b
 	}
 	root, err := durable.ReadFile(cfg.Fleet.RootFile, maxRoot)
 	if err != nil {
-		return failLine(name, oneLine(err), "put the fleet's root.json there (homeward-fleet writes it with init and enroll)")
+		remedy := "put a root.json of the fleet there: N.root.json in its repository"
+		if errors.Is(err, fs.ErrPermission) {
+			remedy = "let the gateway's user read it (chmod 644): it is no secret"
+		}
+		return failLine(name, "fleet.root_file: "+oneLine(err), remedy)
 	}
 	source, err := fleetSource(cfg.Fleet.Repository)
 	if err != nil {
 		return failLine(name, oneLine(err), "mend fleet.repository")
-	}
-	if offline {
-		return okLine(name, fmt.Sprintf("%s, not asked", cfg.Fleet.Repository))
 	}
 	dir, err := os.MkdirTemp("", "homeward-check-")
 	if err != nil {
@@ -558,25 +560,55 @@ func checkUpdate(ctx context.Context, cfg *config.Config, clock Clock, offline b
 		Dir: dir, Root: root, Source: source,
 		Now: func() time.Time { return time.UnixMilli(clock.Stamp().Wall) }, Synced: func() bool { return clock.Stamp().Trusted },
 	})
-	if err == nil {
-		bound, cancel := context.WithTimeout(ctx, sourceBound)
-		defer cancel()
-		if err = repo.Refresh(bound); err == nil {
-			_, err = repo.Target(bound, release.OrderPath(cfg.Gateway))
-			if errors.Is(err, trust.ErrNoTarget) {
-				return warnLine(name, fmt.Sprintf("%s is reached and trusted, and has no order for gateway %s", cfg.Fleet.Repository, cfg.Gateway),
-					"have the fleet manager enroll it (homeward-fleet enroll), with this gateway's "+home.EnrolmentPath(cfg.State))
-			}
-		}
+	if err != nil {
+		return failLine(name, fmt.Sprintf("fleet.root_file %s: %s", cfg.Fleet.RootFile, oneLine(err)), "put a root.json of the fleet there: N.root.json in its repository")
 	}
+	if offline {
+		return okLine(name, fmt.Sprintf("%s, not asked", cfg.Fleet.Repository))
+	}
+	line, err := askFleet(ctx, cfg, repo)
 	switch code := ota.CodeOf(err); {
 	case err == nil:
-		return okLine(name, fmt.Sprintf("%s is reached, trusted, and knows this gateway", cfg.Fleet.Repository))
+		return line
 	case code == trust.CodeTime:
 		return warnLine(name, fmt.Sprintf("%s is reached; whether it is fresh cannot be said before the clock is right", cfg.Fleet.Repository), updateRemedy(code))
+	case code == trust.CodeSignature || code == trust.CodeRoot:
+		return failLine(name, fmt.Sprintf("%s (%s)", oneLine(err), code), "compare fleet.root_file with the root.json of this fleet: it is another fleet's, or the repository is not what was signed")
+	case code == trust.CodeMissing:
+		return failLine(name, fmt.Sprintf("%s (%s)", oneLine(err), code), "fleet.repository is the folder in which timestamp.json lies: mend the address, or have the fleet manager upload all of repository/")
 	default:
 		return failLine(name, fmt.Sprintf("%s (%s)", oneLine(err), code), updateRemedy(code))
 	}
+}
+
+// askFleet looks what the repository has for this gateway.
+func askFleet(ctx context.Context, cfg *config.Config, repo *trust.Repository) (none Line, err error) {
+	const name = "updates"
+	ctx, cancel := context.WithTimeout(ctx, sourceBound)
+	defer cancel()
+	if err := repo.Refresh(ctx); err != nil {
+		return none, err
+	}
+	text, err := repo.Target(ctx, release.OrderPath(cfg.Gateway))
+	if errors.Is(err, trust.ErrNoTarget) {
+		return warnLine(name, fmt.Sprintf("%s is reached and trusted, and has no order for gateway %s", cfg.Fleet.Repository, cfg.Gateway),
+			"have the fleet manager enroll it (homeward-fleet enroll), with "+home.EnrolmentPath(cfg.State)+", which the gateway writes when it first runs"), nil
+	}
+	if err != nil {
+		return none, err
+	}
+	if o, err := release.ParseOrder(text); err != nil {
+		return none, err
+	} else if p := o.Release.Product; p != "" && p != cfg.Home.Product {
+		return failLine(name, fmt.Sprintf("the fleet orders releases of product %s for gateway %s, and home.product is %s: it gets none", p, cfg.Gateway, cfg.Home.Product),
+			"set home.product, or have the fleet manager set the product (homeward-fleet orders set --product)"), nil
+	}
+	_, err = repo.Target(ctx, release.RolloutsPath(cfg.Home.Product))
+	if errors.Is(err, trust.ErrNoTarget) {
+		return warnLine(name, fmt.Sprintf("%s is reached and knows this gateway, and has no releases of product %s", cfg.Fleet.Repository, cfg.Home.Product),
+			"compare home.product with the fleet's products (homeward-fleet product list)"), nil
+	}
+	return okLine(name, fmt.Sprintf("%s is reached, trusted, and knows this gateway", cfg.Fleet.Repository)), err
 }
 
 // checkCard says how far the flash below the state folder is worn, where it tells: eMMC does (JEDEC JESD84-B51, EXT_CSD 268 and

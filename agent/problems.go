@@ -47,6 +47,7 @@ const (
 	CodeUpdateTrial    Code = "update.trial"
 	CodeUpdateRefused  Code = "update.refused"
 	CodeUpdateFallback Code = "update.fallback"
+	CodeUpdateLauncher Code = "update.launcher"
 )
 
 type problemKey struct {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -286,7 +287,7 @@ func (a *Agent) updateStatus() status.Update {
 		return v
 	}
 	s := a.updates.Status()
-	v.Slot, v.State, v.Candidate, v.LastResult = s.Slot, string(s.State), s.Candidate, s.LastResult
+	v.State, v.Candidate, v.LastResult = string(s.State), s.Candidate, s.LastResult
 	v.Counter, v.Target, v.Attempt, v.Code, v.Text, v.Why = s.Counter, s.Target, s.Attempt, s.Code, s.Text, s.Why
 	v.Bytes = status.UpdateBytes(s.Bytes)
 	v.Checked, v.NextCheck = unixTime(s.Checked), unixTime(s.NextCheck)
@@ -412,6 +413,8 @@ func (a *Agent) updateProblems() {
 	set(CodeUpdateTrial, unwell && time.Since(a.unwell) >= settleTrial, status.Warn,
 		fmt.Sprintf("release %s is on trial and not well: %s", name, checksText(s.Checks)), "nothing to do: the gateway goes back by itself if it stays so")
 	set(CodeUpdateRefused, s.State == ota.Refused, status.Warn, strings.Join(strings.Fields(fmt.Sprintf("release %s is not installed: %s (%s)", name, s.Text, s.Code)), " "), updateRemedy(s.Code))
+	set(CodeUpdateLauncher, a.Updates.Slot == "", status.Warn, "this agent has a fleet and was not started by homeward-launch: releases are not installed",
+		"start it by its service, or with homeward-launch --supervise run (docs/install.md)")
 	set(CodeUpdateFallback, s.Fallback, status.Warn, "the slot that should run could not be started; an older one runs in its place",
 		"look at the card (dmesg); the fleet's release is installed again by itself")
 }
@@ -472,7 +475,11 @@ func (a *Agent) serveUpdates(mux *http.ServeMux) {
 			return
 		}
 		if _, err := a.updates.Apply(r.Context(), r.FormValue("path")); err != nil {
-			answer(http.StatusUnprocessableEntity, fmt.Errorf("%w (%s)", err, ota.CodeOf(err)))
+			seen := ""
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, trust.ErrNotFound) {
+				seen = fmt.Sprintf(": want the folder in which timestamp.json lies, where the service's user can read it (its /tmp is its own, and it sees no home folders): such as a stick mounted at /media/usb; here it is %s", r.FormValue("path"))
+			}
+			answer(http.StatusUnprocessableEntity, fmt.Errorf("%w (%s)%s", err, ota.CodeOf(err), seen))
 			return
 		}
 		status.WriteJSON(w, a.updateStatus())

@@ -226,3 +226,35 @@ func TestTrialWithoutFleet(t *testing.T) {
 		})
 	}
 }
+
+// TestCheckUpdate: what the leave-site check says of the fleet's repository, where one is named.
+func TestCheckUpdate(t *testing.T) {
+	clock := &setClock{}
+	clock.set(noon(2026, 3, 1), true)
+	dir := t.TempDir()
+	file := func(text string) string {
+		path := filepath.Join(dir, "root.json")
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+		return path
+	}
+	for _, c := range []struct {
+		name    string
+		fleet   *config.Fleet
+		offline bool
+		result  string
+		say     string
+	}{
+		{"none", nil, false, resultOK, "installed by hand"},
+		{"no root file", &config.Fleet{Repository: "file://" + dir, RootFile: dir + "/none.json"}, true, resultFail, "fleet.root_file: "},
+		{"no root", &config.Fleet{Repository: "file://" + dir, RootFile: file("gateway: x")}, true, resultFail, "fleet.root_file " + dir},
+	} {
+		cfg := plainConfig(dir)
+		cfg.Fleet = c.fleet
+		l := checkUpdate(t.Context(), cfg, clock, c.offline)
+		require.Equal(t, c.result, l.Result, c.name)
+		require.Contains(t, l.Text, c.say)
+		if c.result != resultOK {
+			require.Contains(t, l.Remedy, "N.root.json")
+		}
+	}
+}

@@ -513,7 +513,7 @@ func TestStateVariable(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "/srv/homeward", c.State)
 	_, err = load(base + "state: /var/lib/homeward\n")
-	require.EqualError(t, err, `h.yaml:3:8: state: "/var/lib/homeward": want "/srv/homeward/", as $HOMEWARD_STATE says, or leave state out`)
+	require.EqualError(t, err, `h.yaml:3:8: state: "/var/lib/homeward": want "/srv/homeward/", as $HOMEWARD_STATE says; or name this folder there too, if the readings are here (systemctl edit homeward: Environment=HOMEWARD_STATE=/var/lib/homeward)`)
 }
 
 func TestLoad(t *testing.T) {

@@ -130,7 +130,7 @@ func (d *decoder) checkState(c *Config, getenv func(string) string) {
 	case !filepath.IsAbs(c.State):
 		d.problem("state", plainyaml.Quote(c.State), "an absolute path such as /var/lib/homeward")
 	case env != "" && filepath.Clean(env) != filepath.Clean(c.State):
-		d.problem("state", d.shown("state"), fmt.Sprintf("%q, as $%s says, or leave state out", env, StateVariable))
+		d.problem("state", d.shown("state"), fmt.Sprintf("%q, as $%s says; or name this folder there too, if the readings are here (systemctl edit homeward: Environment=%s=%s)", env, StateVariable, StateVariable, c.State))
 	}
 	c.State = filepath.Clean(c.State)
 }

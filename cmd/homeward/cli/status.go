@@ -151,6 +151,9 @@ func printStatus(out io.Writer, s status.Status) error {
 		if u.Code != "" {
 			next += ", " + u.Code
 		}
+		if u.LastResult != "" {
+			next += ", last " + u.LastResult
+		}
 		fmt.Fprintf(w, "update\t%s%s; asked %s; %d bytes today, no data operations\n", u.State, next, ago(u.Checked), u.Bytes.Today)
 	}
 	fmt.Fprintln(w)

@@ -97,7 +97,14 @@ func printUpdate(out io.Writer, u status.Update) error {
 		running += fmt.Sprintf(", release %d", u.Counter)
 	}
 	fmt.Fprintf(w, "running\t%s, slot %s\n", running, cmp.Or(short(u.Slot), "none: not started by the launcher, so that nothing can be installed"))
-	fmt.Fprintf(w, "state\t%s\n", u.State)
+	state := u.State
+	switch {
+	case u.State == "none":
+		state += ": no fleet is configured (fleet:)"
+	case u.Candidate == "" && u.Why != "":
+		state += ": " + u.Why
+	}
+	fmt.Fprintf(w, "state\t%s\n", state)
 	if u.Candidate != "" {
 		next := fmt.Sprintf("%s, release %d", u.Candidate, u.Target)
 		if u.Why != "" {
