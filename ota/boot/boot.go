@@ -25,7 +25,7 @@ const (
 	CodeLink         = "trial.link"          // the server is out of reach, which it was not before
 	CodeInconclusive = "trial.inconclusive"  // same, but for the old release too: to be tried again
 	CodeVerify       = "slot.verify"         // the slot is not what its name says, or gone: to be tried again
-	CodeConfig       = "trial.health:config" // it refuses the configuration that the old one takes
+	CodeConfig       = "trial.health:config" // it refuses the configuration, which the old one may refuse too: to be tried again
 )
 
 // Decision is what the launcher does next.
@@ -99,7 +99,7 @@ func RollBack(r *Record, code, text string, quarantine bool) {
 		return
 	}
 	r.Trial = nil
-	r.LastResult = &Result{Release: t.Release, Code: bounded(code, 80), Text: bounded(text, maxText), Gen: r.Gen + 1, Attempt: t.Attempt}
+	r.LastResult = &Result{Release: t.Release, Code: bounded(code, 80), Text: bounded(text, maxText), Gen: r.Gen + 1, Attempt: t.Attempt, Serial: t.Serial}
 	if quarantine && isHash(t.Release.SHA256) {
 		Clear(r, t.Release.SHA256)
 		r.Quarantine = append(r.Quarantine, Quarantined{Manifest: t.Release.SHA256, Slot: t.Slot, Release: t.Release, Code: bounded(code, 80), Serial: t.Serial})
@@ -135,12 +135,13 @@ func Reconsider(r *Record, code, text string) {
 // Errors of Arm.
 var (
 	ErrQuarantined = errors.New("the release is quarantined: it wants a newer assignment")
-	ErrAttempts    = errors.New("the release was tried often enough without a verdict")
+	ErrAttempts    = errors.New("the release was tried often enough without a verdict: it wants a newer assignment")
 	ErrOnTrial     = errors.New("another release is on trial")
 )
 
 // Arm puts a release on trial, from the next start on. It sets the counts; the rest of t is the caller's. Arming again what is armed
-// changes nothing; what was armed and never started gives way to another.
+// changes nothing; what was armed and never started gives way to another. A release that used its attempts up without a verdict needs
+// a serial above that of the last one.
 func Arm(r *Record, t Trial) error {
 	if !isHash(t.Slot) {
 		return fmt.Errorf("boot: arm slot %.80q: want 64 hex digits", t.Slot)
@@ -162,6 +163,9 @@ func Arm(r *Record, t Trial) error {
 	t.Attempt = 1
 	if last := r.LastResult; last != nil && last.Code != CodeOK && last.Release.SHA256 == t.Release.SHA256 {
 		t.Attempt = last.Attempt + 1
+	}
+	if t.Attempt > Attempts && t.Serial > r.LastResult.Serial {
+		t.Attempt = 1 // assigned anew since
 	}
 	if t.Attempt > Attempts {
 		return fmt.Errorf("boot: arm %s: %d times, the last ended with %s: %w", t.Release, Attempts, r.LastResult.Code, ErrAttempts)
@@ -197,10 +201,15 @@ func Commit(r *Record, securityFloor uint64) {
 	r.LastResult = &Result{Release: t.Release, Code: CodeOK, Gen: r.Gen + 1, Attempt: t.Attempt}
 }
 
-// bounded cuts text to max bytes of valid UTF-8.
+// bounded cuts text to max bytes of valid UTF-8. Control characters, six bytes each in the record, become spaces.
 func bounded(text string, max int) string {
 	if len(text) > max {
 		text = text[:max]
 	}
-	return strings.ToValidUTF8(text, "")
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c == '\u2028' || c == '\u2029' {
+			return ' '
+		}
+		return c
+	}, strings.ToValidUTF8(text, ""))
 }

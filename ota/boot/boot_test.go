@@ -8,6 +8,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"homeward/buffer/durable"
+	"homeward/buffer/durable/crashfs"
 )
 
 func hash(c byte) string { return strings.Repeat(string(c), 64) }
@@ -31,7 +34,7 @@ func TestCrashesEndTheTrial(t *testing.T) {
 		Ended(&r, i == 1, "it exited with status 1")
 	}
 	require.Equal(t, Decision{Slot: hash('a'), Changed: true, RolledBack: true}, Start(&r, "boot1"))
-	require.Equal(t, &Result{Release: release(2), Code: CodeCrash, Text: "it was started 3 times and did not stay; at last: it exited with status 1", Gen: 8, Attempt: 1}, r.LastResult)
+	require.Equal(t, &Result{Release: release(2), Code: CodeCrash, Text: "it was started 3 times and did not stay; at last: it exited with status 1", Gen: 8, Attempt: 1, Serial: 5}, r.LastResult)
 	require.Equal(t, []Quarantined{{Manifest: release(2).SHA256, Slot: hash('b'), Release: release(2), Code: CodeCrash, Serial: 5}}, r.Quarantine)
 	require.Equal(t, Decision{Slot: hash('a')}, Start(&r, "boot1"), "and stays")
 	require.Equal(t, map[string]uint64{"gateway-v2": 1}, r.Floors, "no floor rises")
@@ -177,6 +180,80 @@ func TestQuarantineIsBounded(t *testing.T) {
 	require.GreaterOrEqual(t, len(r.Quarantine), 6, "so many fit, at least")
 	_, is := r.Quarantined(release(40).SHA256)
 	require.True(t, is, "the newest stays")
+}
+
+// TestFullRecord: a record at its fullest, with the worst texts, holds the last twelve quarantined releases.
+func TestFullRecord(t *testing.T) {
+	for name, c := range map[string]string{"plain": "x", "quotes": `"`, "html": "<&>", "control": "\x01", "separators": "\u2028", "invalid": "\xff"} {
+		const product = "cold-chain-gateway-v2"
+		full := func(n uint64) Release {
+			return Release{Product: product, Version: "1.10.2-rc.1", Counter: n, SHA256: fmt.Sprintf("%064x", n)}
+		}
+		s := &Store{FS: crashfs.New(1), Dir: "/s/ota"}
+		update := func(change func(r *Record) error) Record {
+			t.Helper()
+			r, err := s.Update(change)
+			require.NoError(t, err, name)
+			data, err := durable.Read(s.FS, s.path(recordName), MaxRecord)
+			require.NoError(t, err)
+			again, err := Parse(data)
+			require.NoError(t, err, name)
+			require.Equal(t, r, again, name)
+			return r
+		}
+		update(func(r *Record) error {
+			r.Active, r.Release, r.Prev, r.PrevRelease = hash('b'), full(11), hash('a'), full(10)
+			r.Floors, r.MoveSeq, r.Roles = map[string]uint64{product: 10}, 12, map[string]RoleFloor{}
+			for _, role := range []string{"root", "timestamp", "snapshot", "targets", "releases-" + product, "dev-" + product, "orders", "orders-3f"} {
+				r.Roles[role] = RoleFloor{1234, "0123456789abcdef"}
+			}
+			return nil
+		})
+		var r Record
+		kept := 0
+		for n := range uint64(20) {
+			r = update(func(r *Record) error {
+				err := Arm(r, Trial{Slot: fmt.Sprintf("%064x", 500+n), Release: full(100 + n), StableS: 600, DeadlineS: 1800, Serial: 12})
+				Start(r, "4a1c2f5e-0000-4000-8000-000000000000")
+				Ended(r, false, strings.Repeat(c, 100))
+				return err
+			})
+			r = update(func(r *Record) error { RollBack(r, CodeHealth+"drivers", strings.Repeat(c, 300), true); return nil })
+			require.Equal(t, full(100+n), r.LastResult.Release)
+			last := r.Quarantine[len(r.Quarantine)-1]
+			require.Equal(t, Quarantined{Manifest: full(100 + n).SHA256, Slot: fmt.Sprintf("%064x", 500+n), Release: full(100 + n), Code: CodeHealth + "drivers", Serial: 12}, last)
+			kept = max(kept, len(r.Quarantine))
+			require.GreaterOrEqual(t, len(r.Quarantine), min(int(n)+1, 12), name)
+		}
+		t.Logf("%s: %d fit, at most %d", name, len(r.Quarantine), kept)
+		for _, q := range r.Quarantine {
+			require.Equal(t, "1.10.2-rc.1", q.Release.Version)
+			require.Equal(t, q.Manifest, q.Release.SHA256)
+		}
+	}
+}
+
+// TestAttemptsEnd: what was tried often enough without a verdict needs a newer assignment, and that is enough.
+func TestAttemptsEnd(t *testing.T) {
+	r := armed(t)
+	tries := func(serial uint64) (n int) {
+		for {
+			err := Arm(&r, Trial{Slot: hash('b'), Release: release(2), Serial: serial})
+			if err != nil {
+				require.ErrorIs(t, err, ErrAttempts)
+				return n
+			}
+			n++
+			require.Equal(t, n, r.Trial.Attempt)
+			RollBack(&r, CodePower, "x", false)
+			require.Less(t, n, 10)
+		}
+	}
+	require.Equal(t, Attempts, tries(5))
+	require.Zero(t, tries(5))
+	require.Zero(t, tries(4))
+	require.Equal(t, Attempts, tries(6))
+	require.Zero(t, tries(6))
 }
 
 // TestStartAgainstModel: whatever happens, in whatever order, the rules hold; the model counts what really happened.

@@ -100,6 +100,7 @@ type Result struct {
 	Text    string  `json:"text,omitempty"`
 	Gen     uint64  `json:"gen"` // of the record that holds it first: with gateway and release it names the outcome
 	Attempt int     `json:"attempt,omitempty"`
+	Serial  uint64  `json:"serial,omitempty"` // of the assignment
 	UnixS   int64   `json:"unix_s,omitempty"` // 0: the clock was not asked
 	Acked   bool    `json:"acked,omitempty"`  // the fleet knows
 }
@@ -163,10 +164,10 @@ func Parse(data []byte) (Record, error) {
 	return r, nil
 }
 
-// encode gives the bytes of boot.state; where they would be too many, the oldest quarantined releases go.
+// encode gives the bytes of boot.state; where they would be too many, what is least needed goes.
 func (r *Record) encode() ([]byte, error) {
 	for {
-		text, err := json.Marshal(r)
+		text, err := plainJSON(r)
 		if err != nil {
 			return nil, err
 		}
@@ -174,11 +175,54 @@ func (r *Record) encode() ([]byte, error) {
 		if len(data) <= MaxRecord {
 			return data, nil
 		}
-		if len(r.Quarantine) <= 1 {
+		if !r.shorten(len(data) - MaxRecord) {
 			return nil, fmt.Errorf("boot: record would have %d bytes, want at most %d", len(data), MaxRecord)
 		}
-		r.Quarantine = append([]Quarantined(nil), r.Quarantine[1:]...)
 	}
+}
+
+// shorten makes the record shorter by about n bytes or by one step: first the texts, then the slots of quarantined releases, which
+// only a gateway without the factory's program misses, then these releases themselves, the oldest first. The newest stays. false: there
+// is nothing left to go.
+func (r *Record) shorten(n int) bool {
+	if last := r.LastResult; last != nil && last.Text != "" {
+		short := *last
+		short.Text = bounded(last.Text, max(0, len(last.Text)-max(n, 1)))
+		r.LastResult = &short
+		return true
+	}
+	if t := r.Trial; t != nil && t.Ended != "" {
+		short := *t
+		short.Ended = bounded(t.Ended, max(0, len(t.Ended)-max(n, 1)))
+		r.Trial = &short
+		return true
+	}
+	if len(r.Quarantine) == 0 {
+		return false
+	}
+	old := len(r.Quarantine) - 1
+	q := append([]Quarantined(nil), r.Quarantine...)
+	for i := range q[:old] {
+		if q[i].Slot != "" {
+			q[i].Slot, r.Quarantine = "", q
+			return true
+		}
+	}
+	if old > 0 {
+		r.Quarantine = q[1:]
+	}
+	return old > 0
+}
+
+// plainJSON is JSON that does not write <, > and & as six bytes each.
+func plainJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 // check holds what is true of each record, whoever wrote it.
@@ -273,11 +317,31 @@ func (r *Record) clone() Record {
 	return c
 }
 
-// The JSON of Record and Trial: the fields, and with them the keys that are not ours.
+// The JSON of Record and Trial: the fields, and with them the keys that are not ours. That of Quarantined has its manifest's hash once.
 type (
-	plainRecord Record
-	plainTrial  Trial
+	plainRecord      Record
+	plainTrial       Trial
+	plainQuarantined Quarantined
 )
+
+// MarshalJSON leaves out what Manifest says already.
+func (q Quarantined) MarshalJSON() ([]byte, error) {
+	if q.Release.SHA256 == q.Manifest {
+		q.Release.SHA256 = ""
+	}
+	return plainJSON(plainQuarantined(q))
+}
+
+// UnmarshalJSON fills in what Manifest says.
+func (q *Quarantined) UnmarshalJSON(data []byte) error {
+	if err := json.Unmarshal(data, (*plainQuarantined)(q)); err != nil {
+		return err
+	}
+	if q.Release.SHA256 == "" {
+		q.Release.SHA256 = q.Manifest
+	}
+	return nil
+}
 
 // MarshalJSON adds the schema and the unknown keys.
 func (r Record) MarshalJSON() ([]byte, error) {
@@ -318,11 +382,11 @@ func (t *Trial) UnmarshalJSON(data []byte) (err error) {
 
 // join is v as a JSON object with more keys.
 func join(v any, extra map[string]json.RawMessage) ([]byte, error) {
-	data, err := json.Marshal(v)
+	data, err := plainJSON(v)
 	if err != nil || len(extra) == 0 {
 		return data, err
 	}
-	more, err := json.Marshal(extra)
+	more, err := plainJSON(extra)
 	if err != nil {
 		return nil, err
 	}

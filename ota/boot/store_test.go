@@ -144,7 +144,7 @@ func TestFullRecordHasAllKeys(t *testing.T) {
 			Ended: "e", StableS: 4, DeadlineS: 5, NeedServer: true, Attempt: 1, Serial: 6},
 		Quarantine: []Quarantined{{Manifest: hash('d'), Slot: hash('e'), Release: release(4), Code: "c", Serial: 7}},
 		Floors:     map[string]uint64{"p": 8}, Roles: map[string]RoleFloor{"r": {9, "k"}}, MoveSeq: 10, Pin: &Pin{release(5), 11},
-		LastResult: &Result{Release: release(6), Code: "c", Text: "t", Gen: 12, Attempt: 1, UnixS: 13, Acked: true}, TimeFloor: 14,
+		LastResult: &Result{Release: release(6), Code: "c", Text: "t", Gen: 12, Attempt: 1, Serial: 15, UnixS: 13, Acked: true}, TimeFloor: 14,
 	}
 	data, err := full.encode()
 	require.NoError(t, err)

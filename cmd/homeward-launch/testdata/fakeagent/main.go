@@ -188,6 +188,9 @@ func main() {
 			if _, bad := r.Quarantined(release.SHA256); bad || err != nil || c <= r.Release.Counter {
 				continue
 			}
+			if last := r.LastResult; last != nil && last.Release == release && last.Code == boot.CodeConfig { // to be tried again, but not soon
+				continue
+			}
 			if s.Verify(want) != nil {
 				continue
 			}
