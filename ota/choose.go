@@ -237,6 +237,12 @@ func (u *Updater) order(ctx context.Context, rec *boot.Record) (*release.Order, 
 	if err != nil {
 		return nil, err
 	}
+	u.mu.Lock()
+	seen, renamed := rec.MoveSeq, u.journal.Renamed
+	if renamed {
+		seen = u.journal.Serial
+	}
+	u.mu.Unlock()
 	refuse := func(err error) error { return &refusal{err: err} }
 	o, err := release.ParseOrder(data)
 	switch {
@@ -244,25 +250,30 @@ func (u *Updater) order(ctx context.Context, rec *boot.Record) (*release.Order, 
 		return nil, refuse(err)
 	case o.Gateway != u.o.Gateway:
 		return nil, refuse(&Error{CodeOrderGateway, fmt.Sprintf("%s is for %q, want %q", path, o.Gateway, u.o.Gateway), nil})
-	case o.Serial < rec.MoveSeq:
-		return nil, refuse(&Error{CodeOrderSerial, fmt.Sprintf("%s has serial %d, want at least %d, which was seen", path, o.Serial, rec.MoveSeq), nil})
+	case o.Serial < seen:
+		return nil, refuse(&Error{CodeOrderSerial, fmt.Sprintf("%s has serial %d, want at least %d, which was seen", path, o.Serial, seen), nil})
 	}
 	var pin *boot.Pin
 	if r := o.Release; r.Pin {
 		pin = &boot.Pin{Release: boot.Release{Product: r.Product, Version: r.Version, Counter: r.Counter}, Serial: o.Serial}
 	}
 	same := pin == nil && rec.Pin == nil || pin != nil && rec.Pin != nil && pin.Release == rec.Pin.Release
-	if o.Serial == rec.MoveSeq && same {
+	if o.Serial == seen && same {
 		return o, nil
 	}
-	if err := u.note(func(j *journal) { j.Back = pin == nil && (j.Back || rec.Pin != nil) }); err != nil {
+	if err := u.note(func(j *journal) {
+		j.Back = pin == nil && (j.Back || rec.Pin != nil)
+		if j.Renamed {
+			j.Serial, j.Renamed = o.Serial, o.Serial < rec.MoveSeq
+		}
+	}); err != nil {
 		return nil, err
 	}
 	if err := u.update(func(r *boot.Record) error {
-		if o.Serial < r.MoveSeq {
+		if o.Serial < r.MoveSeq && !renamed {
 			return refuse(&Error{CodeOrderSerial, fmt.Sprintf("%s has serial %d, want at least %d", path, o.Serial, r.MoveSeq), nil})
 		}
-		r.MoveSeq, r.Pin = o.Serial, pin
+		r.MoveSeq, r.Pin = max(r.MoveSeq, o.Serial), pin
 		*rec = *r
 		return nil
 	}); err != nil {

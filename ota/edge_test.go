@@ -13,6 +13,7 @@ import (
 
 	"homeward/buffer/durable"
 	"homeward/ota/boot"
+	"homeward/ota/release"
 	"homeward/ota/trust"
 )
 
@@ -367,4 +368,43 @@ func TestGaps(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRenamed: the orders of a gateway's new name count from the beginning, and do not fall either; in the end the record has them.
+func TestRenamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(t)
+		_, err := b.store().Update(func(r *boot.Record) error { r.MoveSeq = 7; return nil })
+		require.NoError(t, err)
+		look := func(gateway string, serial uint64) Status {
+			if serial > 0 {
+				data, err := (&release.Order{Gateway: gateway, Serial: serial}).Encode()
+				require.NoError(t, err)
+				b.fleet.sign(release.OrderPath(gateway), data)
+			}
+			var s Status
+			o := b.options(Factory)
+			o.Gateway = gateway
+			u, err := New(o)
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(context.Background())
+			ended := make(chan struct{})
+			go func() { defer close(ended); _ = u.Run(ctx) }()
+			time.Sleep(10 * time.Minute)
+			s = u.Status()
+			cancel()
+			<-ended
+			return s
+		}
+		require.Equal(t, "move.seq", look("gw-1", 6).Code)
+		for _, c := range []struct {
+			gateway string
+			serial  uint64
+			code    string
+			moveSeq uint64
+		}{{"gw-2", 1, "", 7}, {"gw-2", 3, "", 7}, {"gw-2", 2, "move.seq", 7}, {"gw-2", 3, "", 7}, {"gw-2", 9, "", 9}, {"gw-2", 8, "move.seq", 9}} {
+			require.Equal(t, c.code, look(c.gateway, c.serial).Code, "%+v", c)
+			require.Equal(t, c.moveSeq, b.record().MoveSeq, "%+v", c)
+		}
+	})
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // journal is what is worth remembering over a restart beside the record. All of it can be lost: then a patch that does not fit is
-// tried once more, a refusal told twice, a pause cut short.
+// tried once more, a refusal told twice, a pause cut short; and a gateway with a new name waits for an order above the old name's.
 type journal struct {
 	State     State        `json:"state"`
 	Candidate boot.Release `json:"candidate"`
@@ -21,6 +21,9 @@ type journal struct {
 	Trials    []trials     `json:"trials,omitempty"`   // of releases that power cuts or the link undid
 	Assigned  []assigned   `json:"assigned,omitempty"` // what named the releases that were armed or refused
 	Back      bool         `json:"back,omitempty"`     // was unpinned: the product's release, though it is older
+	Gateway   string       `json:"gateway,omitempty"`  // whose orders are followed
+	Renamed   bool         `json:"renamed,omitempty"`  // it had another name: the record's move_seq is still of that one's orders
+	Serial    uint64       `json:"serial,omitempty"`   // of orders under the new name, the highest seen
 	Checked   int64        `json:"checked,omitempty"`  // unix seconds of the last complete look
 }
 
@@ -94,6 +97,17 @@ func (j *journal) assignment(manifest string) (assigned, bool) {
 		}
 	}
 	return assigned{}, false
+}
+
+// name notes whose orders are followed. Another name's orders count from the beginning.
+func (j *journal) name(gateway string) {
+	if j.Gateway != "" && j.Gateway != gateway {
+		j.Renamed, j.Serial = true, 0
+		for i := range j.Assigned {
+			j.Assigned[i].Order = 0
+		}
+	}
+	j.Gateway = gateway
 }
 
 // forget begins anew with a release.

@@ -179,6 +179,9 @@ func (u *Updater) begin(ctx context.Context) bool {
 			rec, _, err = u.o.Boot.Load()
 		}
 	}
+	if nerr := u.note(func(j *journal) { j.name(u.o.Gateway) }); nerr != nil {
+		u.log.Warn("update", "problem", nerr) // a new name is noticed at the next start
+	}
 	if err == nil {
 		err = u.judge(ctx, rec)
 	}
