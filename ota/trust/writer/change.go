@@ -28,8 +28,23 @@ type Step struct {
 	Signed   int
 	Needed   int
 	Missing  []string // ids of the keys that could still sign, where Signed < Needed
+	Lacks    []Lack   // who else has to sign: a root is signed by the keys of the root before it, too
+	Added    int      // signatures that were made now
 	Complete bool
 	doc      *document
+}
+
+// Lack is what an authority still wants of a role.
+type Lack struct {
+	Signed, Needed int
+	Missing        []string // ids of the keys that could still sign
+	Before         bool     // the authority is the root before
+}
+
+// Teller is a [Signer] that wants to know what it will be asked to sign, before it is.
+type Teller interface {
+	// Tell is called for each role that is made anew, with the ids of the keys that could sign it.
+	Tell(s Step, keys []string)
 }
 
 // Paths are the targets that the role lists.
@@ -53,6 +68,7 @@ type Change struct {
 	files     map[string][]byte // by name in the repository
 	rootFirst bool
 	hold      bool // a role that targets names is not signed
+	part      bool
 }
 
 // Prepare compares the plan with what is published, signs what differs or is due with the keys at hand, and checks the result
@@ -62,7 +78,7 @@ func (r *Repository) Prepare(plan Plan, keys Signer) (*Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Change{r: r, from: from, next: &Published{roles: map[string]*document{}}, files: map[string][]byte{}}
+	c := &Change{r: r, part: plan.Part, from: from, next: &Published{roles: map[string]*document{}}, files: map[string][]byte{}}
 	p := preparation{Change: c, plan: plan, keys: keys, now: r.Now()}
 	if err := p.run(); err != nil {
 		return nil, err
@@ -133,23 +149,36 @@ func (p *preparation) role(want, old *document, base int64, by []Authority, also
 	if s.What, err = describe(want, old); err != nil {
 		return nil, err
 	}
-	if err := p.sign(want, slices.Concat(by, also)); err != nil {
+	if t, ok := p.keys.(Teller); ok {
+		var ids []string
+		for _, a := range slices.Concat(by, also) {
+			for _, k := range a.Keys {
+				ids = append(ids, k.ID)
+			}
+		}
+		t.Tell(s, ids)
+	}
+	if s.Added, err = p.sign(want, slices.Concat(by, also)); err != nil {
 		return nil, err
 	}
-	for _, a := range by {
+	for i, a := range by {
 		n, missing, err := want.signed(a)
 		if err != nil {
 			return nil, err
 		}
-		if n < a.Threshold || s.Needed == 0 {
-			s.Signed, s.Needed, s.Missing = n, a.Threshold, nil
-			for _, k := range missing {
-				s.Missing = append(s.Missing, k.ID)
-			}
+		if s.Needed > 0 && n >= a.Threshold {
+			continue
+		}
+		lack := Lack{Signed: n, Needed: a.Threshold, Before: i > 0}
+		for _, k := range missing {
+			lack.Missing = append(lack.Missing, k.ID)
+		}
+		if s.Complete {
+			s.Signed, s.Needed, s.Missing = lack.Signed, lack.Needed, lack.Missing
 		}
 		if n < a.Threshold {
 			s.Complete = false
-			break
+			s.Lacks = append(s.Lacks, lack)
 		}
 	}
 	if reason == "renewed" && s.Signed == 0 && !s.Complete {
@@ -162,11 +191,11 @@ func (p *preparation) role(want, old *document, base int64, by []Authority, also
 	return old, nil
 }
 
-// sign adds the signatures of all keys that are at hand, and drops those that are nobody's or wrong.
-func (p *preparation) sign(d *document, by []Authority) error {
+// sign adds the signatures of all keys that are at hand, says how many it made, and drops those that are nobody's or wrong.
+func (p *preparation) sign(d *document, by []Authority) (added int, err error) {
 	payload, err := d.payload()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	_, _, signatures := d.meta()
 	var kept []metadata.Signature
@@ -189,16 +218,17 @@ func (p *preparation) sign(d *document, by []Authority) error {
 				continue
 			}
 			if err != nil {
-				return fmt.Errorf("writer: %s: key %s: %w", d.role, Short(k.ID), err)
+				return 0, fmt.Errorf("writer: %s: key %s: %w", d.role, Short(k.ID), err)
 			}
 			if !ed25519.Verify(k.Key, payload, s) {
-				return fmt.Errorf("writer: %s: key %s signs with another key than its id says", d.role, Short(k.ID))
+				return 0, fmt.Errorf("writer: %s: key %s signs with another key than its id says", d.role, Short(k.ID))
 			}
 			kept = append(kept, metadata.Signature{KeyID: k.ID, Signature: s})
+			added++
 		}
 	}
 	*signatures = kept
-	return nil
+	return added, nil
 }
 
 func (p *preparation) run() error {
@@ -459,6 +489,11 @@ func (c *Change) goes(s Step) bool {
 	return c.Ready && s.Complete && (s.Role == Root || s.Role == Snapshot || s.Role == Timestamp || c.next.roles[s.Role] == s.doc)
 }
 
+// Goes says whether this change publishes the role anew.
+func (c *Change) Goes(role string) bool {
+	return slices.ContainsFunc(c.Steps, func(s Step) bool { return s.Role == role && c.goes(s) })
+}
+
 func addKeys(into map[string]*metadata.Key, a Authority) ([]string, error) {
 	ids := []string{}
 	for _, k := range a.Keys {
@@ -631,8 +666,15 @@ func (r *Repository) stagedRole(role string) (*document, error) {
 // Commit writes the change: what lacks signatures is staged; then, where [Change.Ready], the files, the metadata, and last the
 // timestamp. A new root goes before the timestamp only where the keys of the root before it are not at hand for what they used
 // to sign: if the power goes between the two, clients refuse both until the next publication (and accept nothing wrong).
+// With [Plan.Part] nothing is staged, and what others have staged stays.
 func (c *Change) Commit() error {
 	r := c.r
+	if c.part {
+		if c.Publishes() {
+			return c.publish()
+		}
+		return nil
+	}
 	pending := map[string]bool{}
 	for _, s := range c.Steps {
 		if c.goes(s) || s.Role == Snapshot || s.Role == Timestamp { // automation makes its own

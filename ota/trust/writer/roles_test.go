@@ -332,3 +332,62 @@ func TestKeyFile(t *testing.T) {
 }
 
 func hexOf(k ed25519.PublicKey) string { return hex.EncodeToString(k) }
+
+// TestPart: one step is published as it is, and neither what else is to be said nor what others have signed of it goes along or away.
+func TestPart(t *testing.T) {
+	disk := crashfs.New(1)
+	f := newFleet(t, disk, "")
+	f.publish(f.ring)
+	f.plan.Delegated[1].Paths = []string{"dev/gw-1/*"} // waits for an owner
+	f.plan.Delegated[2].Files["orders/gw-3.json"] = []byte("{}")
+	f.publish(f.without(Root, Orders, Snapshot, Timestamp, Targets))
+	_, err := disk.Stat("/staged/targets.json")
+	require.NoError(t, err)
+	published, err := f.r.Load()
+	require.NoError(t, err)
+	plan, err := f.r.Plan(published)
+	require.NoError(t, err)
+	plan.Part = true
+	c, err := f.r.Prepare(plan, f.ring)
+	require.NoError(t, err)
+	require.True(t, c.Nothing, "what is published, as a plan, is what is published: %v", c.Steps)
+
+	plan.Delegated[0].Files["releases/p1/rollouts.json"] = []byte(`{"halt":1}`)
+	c, err = f.r.Prepare(plan, f.without("releases-p1"))
+	require.NoError(t, err)
+	require.False(t, c.Goes("releases-p1"))
+	require.NoError(t, c.Commit())
+	_, err = disk.Stat("/staged/releases-p1.json")
+	require.Error(t, err, "a part is not staged")
+	c, err = f.r.Prepare(plan, f.ring)
+	require.NoError(t, err)
+	require.True(t, c.Goes("releases-p1") && c.Goes(Timestamp) && !c.Goes(Targets) && f.step(c, Orders+"-0") == nil)
+	require.NoError(t, c.Commit())
+	_, err = disk.Stat("/staged/targets.json")
+	require.NoError(t, err)
+	published, err = f.r.Load()
+	require.NoError(t, err)
+	raw, err := f.r.File(published, "releases/p1/rollouts.json")
+	require.NoError(t, err)
+	require.Equal(t, `{"halt":1}`, string(raw))
+	raw, err = f.r.File(published, "orders/gw-3.json")
+	require.NoError(t, err)
+	require.Equal(t, `{"serial":3}`, string(raw))
+}
+
+// TestRootOfBefore: a new root says what the keys of the old one still have to sign, too.
+func TestRootOfBefore(t *testing.T) {
+	f := newFleet(t, crashfs.New(1), "")
+	f.publish(f.ring)
+	old := f.plan.Root
+	ring := &Ring{}
+	f.plan.Root = newAuthority(t, ring, Root, 1, 1)
+	s := f.step(f.publish(ring), Root)
+	require.Equal(t, 1, s.Added)
+	require.False(t, s.Complete)
+	require.Len(t, s.Lacks, 1)
+	require.True(t, s.Lacks[0].Before)
+	require.Equal(t, []string{old.Keys[0].ID, old.Keys[1].ID, old.Keys[2].ID}, s.Lacks[0].Missing)
+	s = f.step(f.publish(&Ring{}), Root)
+	require.Zero(t, s.Added, "it was staged before")
+}

@@ -116,6 +116,7 @@ type Plan struct {
 	Root, Targets, Snapshot, Timestamp Authority
 	Files                              map[string][]byte // signed by targets itself
 	Delegated                          []Role
+	Part                               bool // a step of its own: what waits in staged/ is not touched
 }
 
 // ErrNoKey is what a [Signer] says of a key that is not at hand.
@@ -461,6 +462,59 @@ func stateOf(d, by *document) State {
 		s.Targets = len(d.targets.Signed.Targets)
 	}
 	return s
+}
+
+// Plan is what is published, as a plan: for whoever changes one thing and leaves all else as it is. It needs a published timestamp.
+func (r *Repository) Plan(p *Published) (Plan, error) {
+	root := p.root()
+	if root == nil || p.roles[Targets] == nil {
+		return Plan{}, errors.New("writer: nothing is published yet")
+	}
+	plan := Plan{Root: root.authority(Root), Targets: root.authority(Targets), Snapshot: root.authority(Snapshot), Timestamp: root.authority(Timestamp)}
+	var err error
+	if plan.Files, err = r.contents(p, p.roles[Targets]); err != nil {
+		return Plan{}, err
+	}
+	g := p.roles[Targets].targets.Signed.Delegations
+	if g == nil {
+		return plan, nil
+	}
+	for _, d := range g.Roles {
+		role := Role{Name: d.Name, Authority: p.roles[Targets].authority(d.Name), Paths: d.Paths, Files: map[string][]byte{}}
+		documents := []*document{p.roles[d.Name]}
+		if own := p.roles[d.Name]; own != nil && own.targets.Signed.Delegations != nil && own.targets.Signed.Delegations.SuccinctRoles != nil {
+			bins := own.targets.Signed.Delegations.SuccinctRoles
+			role.Bits = bins.BitLength
+			for _, name := range bins.GetRoles() {
+				documents = append(documents, p.roles[name])
+			}
+		}
+		for _, d := range documents {
+			files, err := r.contents(p, d)
+			if err != nil {
+				return Plan{}, err
+			}
+			maps.Copy(role.Files, files)
+		}
+		plan.Delegated = append(plan.Delegated, role)
+	}
+	return plan, nil
+}
+
+// contents are the files that a document lists.
+func (r *Repository) contents(p *Published, d *document) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	if d == nil {
+		return files, nil
+	}
+	for path := range d.targets.Signed.Targets {
+		content, err := r.File(p, path)
+		if err != nil {
+			return nil, err
+		}
+		files[path] = content
+	}
+	return files, nil
 }
 
 // Files are the paths of all targets that are published.
