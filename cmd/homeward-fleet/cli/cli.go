@@ -66,6 +66,7 @@ type app struct {
 	said    map[string]bool // keys that no passphrase opened, told once
 	entered []string        // passphrases that were typed
 	last    *writer.Ring    // the keys that were opened
+	preview func()          // says what is to be signed, before the terminal is asked for the first passphrase; may be nil
 }
 
 // Command is the whole command tree.
@@ -175,6 +176,7 @@ func (a *app) ask(cmd *cobra.Command, r *writer.Ring) error {
 	if err != nil {
 		return err
 	}
+	typed := "" // the key whose passphrase was typed last
 	r.Passphrase = func(k *writer.KeyFile, try int) (string, error) {
 		candidates := append(append([]string{}, given...), a.entered...)
 		if try <= len(candidates) {
@@ -192,9 +194,15 @@ func (a *app) ask(cmd *cobra.Command, r *writer.Ring) error {
 			}
 			return "", writer.ErrNoKey
 		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "passphrase of %s (%s; empty: leave it out): ", k.Path, k.Role)
-		text, err := term.ReadPassword(fd)
-		fmt.Fprintln(cmd.ErrOrStderr())
+		if a.preview != nil {
+			a.preview()
+			a.preview = nil
+		}
+		if typed == k.Public.ID {
+			fmt.Fprintln(cmd.ErrOrStderr(), "this passphrase does not open it")
+		}
+		typed = k.Public.ID
+		text, err := askTerminal(cmd, fd, fmt.Sprintf("passphrase of %s (%s; empty: leave it out): ", k.Path, k.Role))
 		if err != nil {
 			return "", err
 		}
@@ -205,6 +213,36 @@ func (a *app) ask(cmd *cobra.Command, r *writer.Ring) error {
 		return string(text), nil
 	}
 	return nil
+}
+
+// errInterrupted is a Ctrl-C where a passphrase was asked for.
+var errInterrupted = errors.New("interrupted: nothing is changed")
+
+// askTerminal reads a passphrase, or leaves when the command is interrupted: the read goes on until the program ends, which is soon.
+func askTerminal(cmd *cobra.Command, fd int, ask string) ([]byte, error) {
+	state, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	type answer struct {
+		text []byte
+		err  error
+	}
+	read := make(chan answer, 1)
+	fmt.Fprint(cmd.ErrOrStderr(), ask)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		read <- answer{text, err}
+	}()
+	select {
+	case got := <-read:
+		fmt.Fprintln(cmd.ErrOrStderr())
+		return got.text, got.err
+	case <-cmd.Context().Done():
+		fmt.Fprintln(cmd.ErrOrStderr())
+		_ = term.Restore(fd, state)
+		return nil, errInterrupted
+	}
 }
 
 // passphrases are those that files and the environment give.
@@ -250,9 +288,7 @@ func (a *app) newPassphrase(cmd *cobra.Command, plain bool) (string, error) {
 		}
 		var typed [2]string
 		for i, ask := range []string{"passphrase for the new keys: ", "again: "} {
-			fmt.Fprint(cmd.ErrOrStderr(), ask)
-			text, err := term.ReadPassword(fd)
-			fmt.Fprintln(cmd.ErrOrStderr())
+			text, err := askTerminal(cmd, fd, ask)
 			if err != nil {
 				return "", err
 			}

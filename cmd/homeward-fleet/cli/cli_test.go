@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
@@ -25,14 +26,20 @@ import (
 const secret = "correct-horse-battery"
 
 func TestMain(m *testing.M) {
-	workFactor = 10
+	workFactor, quietFor = 10, 500*time.Millisecond
 	if filepath.Base(os.Args[0]) != "homeward-fleet" { // the tests, and not the program
 		if err := os.Setenv(passphraseEnv, secret); err != nil {
 			panic(err)
 		}
 	}
 	testscript.Main(m, map[string]func(){
-		"homeward-fleet": func() { workFactor = 10; os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		"homeward-fleet": func() {
+			workFactor = 10
+			if days, err := strconv.Atoi(os.Getenv("FLEET_DAYS")); err == nil { // later
+				now = func() time.Time { return time.Now().AddDate(0, 0, days) }
+			}
+			os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		},
 	})
 }
 

@@ -79,7 +79,18 @@ func (a *app) enroll(cmd *cobra.Command, f *fleet.Folder, e *release.Enrolment, 
 	if out == "" {
 		out = e.Gateway + ".provision.yaml"
 	}
+	g := fleet.Gateway{Enrolment: *e, Product: product, Since: now().Unix()}
+	if err := f.Enrollable(g); err != nil {
+		return err
+	}
 	if a.dry {
+		ring, err := a.ring(cmd, f)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(f.Roles.Roles[writer.Orders].Keys, func(k fleet.Key) bool { return ring.Has(k.ID) }) {
+			return missingKey(f, writer.Orders, "the provisioning file is signed with it")
+		}
 		fmt.Fprintf(cmd.OutOrStdout(), "would take on %s (%s) with product %s, and write %s\n", e.Gateway, strings.Join(e.Hardware, " "), product, out)
 		return nil
 	}
@@ -97,7 +108,7 @@ func (a *app) enroll(cmd *cobra.Command, f *fleet.Folder, e *release.Enrolment, 
 	if err != nil {
 		return err
 	}
-	if err := f.Enroll(fleet.Gateway{Enrolment: *e, Product: product, Since: now().Unix()}); err != nil {
+	if err := f.Enroll(g); err != nil {
 		return err
 	}
 	if err := f.SaveOrder(order); err != nil {
@@ -193,7 +204,7 @@ new program for a pinned gateway only wants the keys of dev-PRODUCT and orders.`
 			}
 			var manifests []*release.Manifest
 			if len(programs) > 0 {
-				if manifests, err = a.ownRelease(f, r, x, programs); err != nil {
+				if manifests, err = a.ownRelease(cmd, f, r, x, programs); err != nil {
 					return err
 				}
 			} else {
@@ -216,7 +227,10 @@ new program for a pinned gateway only wants the keys of dev-PRODUCT and orders.`
 			said := fmt.Sprintf("%s is pinned to %s (%d)", g.Gateway, first.Version, first.Counter)
 			if a.dry {
 				fmt.Fprintf(cmd.OutOrStdout(), "would be: %s\n", said)
-				return nil
+				return belowFloor(cmd, f, r, first.Counter)
+			}
+			if err := belowFloor(cmd, f, r, first.Counter); err != nil {
+				return err
 			}
 			o, err := orderOf(f, g)
 			if err != nil {
@@ -249,15 +263,28 @@ new program for a pinned gateway only wants the keys of dev-PRODUCT and orders.`
 	return cmd
 }
 
+// belowFloor says where gateways that have kept the product's releases would refuse this one. Only a gateway knows what it has kept.
+func belowFloor(cmd *cobra.Command, f *fleet.Folder, r *release.Rollouts, counter uint64) error {
+	floor, err := lastFloor(f, r)
+	if err == nil && counter > 0 && counter < floor {
+		fmt.Fprintf(cmd.ErrOrStderr(), "release %d is below security floor %d of %s: a gateway that has kept a release with that floor refuses it (rel.floor)\n",
+			counter, floor, r.Product)
+	}
+	return err
+}
+
 // ownRelease makes the manifests of programs for one gateway. They have the number of the product's newest release: below it no floor
 // can be, and nothing that is to come has it.
-func (a *app) ownRelease(f *fleet.Folder, r *release.Rollouts, x about, paths []string) ([]*release.Manifest, error) {
+func (a *app) ownRelease(cmd *cobra.Command, f *fleet.Folder, r *release.Rollouts, x about, paths []string) ([]*release.Manifest, error) {
 	if err := x.check(); err != nil {
 		return nil, err
 	}
 	programs, err := readPrograms(paths)
 	if err != nil {
 		return nil, err
+	}
+	for _, p := range programs {
+		p.doubt(cmd.ErrOrStderr(), x.version)
 	}
 	x.counter = 1
 	if n := len(r.Releases); n > 0 {
@@ -380,7 +407,7 @@ func (a *app) ordersCommand() *cobra.Command {
 		return a.with(func(f *fleet.Folder) error {
 			var orders []*release.Order
 			for _, id := range args {
-				o, err := a.order(f, id, product, version, settings)
+				o, err := a.order(cmd, f, id, product, version, settings)
 				if err != nil {
 					return err
 				}
@@ -439,7 +466,7 @@ func (a *app) ordersCommand() *cobra.Command {
 	return parent("orders", "What is ordered of gateways", set, show)
 }
 
-func (a *app) order(f *fleet.Folder, id, product, version, settings string) (*release.Order, error) {
+func (a *app) order(cmd *cobra.Command, f *fleet.Folder, id, product, version, settings string) (*release.Order, error) {
 	g, err := f.Enrolled(id)
 	if err != nil {
 		return nil, err
@@ -474,6 +501,9 @@ func (a *app) order(f *fleet.Folder, id, product, version, settings string) (*re
 			return nil, fmt.Errorf("%s (%d) is %s: no gateway would take it", l.Version, l.Counter, l.State)
 		}
 		o.Release.Version, o.Release.Counter = l.Version, l.Counter
+		if err := belowFloor(cmd, f, r, l.Counter); err != nil {
+			return nil, err
+		}
 	}
 	switch settings {
 	case "":
@@ -483,6 +513,9 @@ func (a *app) order(f *fleet.Folder, id, product, version, settings string) (*re
 		raw, err := durable.ReadFile(settings, release.MaxFile)
 		if err != nil {
 			return nil, err
+		}
+		if fields := map[string]json.RawMessage{}; json.Unmarshal(raw, &fields) != nil {
+			return nil, fmt.Errorf("--settings %s: want a file with one JSON object, such as {\"poll\": {\"every\": \"10s\"}}", settings)
 		}
 		o.Settings = raw
 	}
@@ -501,6 +534,7 @@ type keyRow struct {
 	Role      string   `json:"role"`
 	Version   int64    `json:"version"` // 0: not published yet
 	Ends      string   `json:"ends,omitempty"`
+	Over      bool     `json:"over"`
 	Threshold int      `json:"threshold"`
 	Keys      []keyOne `json:"keys"`
 }
@@ -542,7 +576,7 @@ func (a *app) keyList() *cobra.Command {
 			r := f.Roles.Roles[name]
 			row := keyRow{Role: name, Threshold: r.Threshold}
 			if s, ok := states[name]; ok {
-				row.Version, row.Ends = s.Version, date(s.Expires)
+				row.Version, row.Ends, row.Over = s.Version, date(s.Expires), !f.Now().Before(s.Expires)
 			}
 			for _, k := range r.Keys {
 				row.Keys = append(row.Keys, keyOne{k.ID, k.Holder, ring.Has(k.ID)})
@@ -567,6 +601,9 @@ func (a *app) keyList() *cobra.Command {
 			version, ends := "-", "not published"
 			if r.Version > 0 {
 				version, ends = fmt.Sprint(r.Version), r.Ends
+			}
+			if r.Over {
+				ends += " ended"
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%d of %d\t%s\n", r.Role, version, ends, r.Threshold, len(r.Keys), strings.Join(keys, ", "))
 		}
@@ -639,6 +676,9 @@ func (a *app) taken(cmd *cobra.Command, f *fleet.Folder, role, with, holder stri
 			return fleet.KeyOf(p, holder), "", err
 		}
 		k, err := writer.ReadKey(f.FS, with)
+		if errors.Is(err, os.ErrNotExist) {
+			return fleet.Key{}, "", fmt.Errorf("--with %s: neither 64 hex digits, as key new prints them, nor a key's file that is there", with)
+		}
 		if err != nil {
 			return fleet.Key{}, "", fmt.Errorf("--with %s: want 64 hex digits, as key new prints them, or a key's file: %w", with, err)
 		}

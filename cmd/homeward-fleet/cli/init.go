@@ -62,6 +62,9 @@ of them, so that no single stolen or lost key decides. The others have one key e
 		if !release.IsName(s.Organization) {
 			return cmdline.Usage(fmt.Errorf("--organization %q: want %s", s.Organization, release.WantName))
 		}
+		if err := fleet.CheckAddress(s.Address); err != nil {
+			return cmdline.Usage(fmt.Errorf("--address %s: %w", s.Address, err))
+		}
 		if owners < 1 || owners > 16 {
 			return cmdline.Usage(fmt.Errorf("--owners %d: want 1 to 16", owners))
 		}
@@ -156,7 +159,8 @@ func (a *app) first(cmd *cobra.Command, f *fleet.Folder, passphrase string, owne
 func belongs(holder string) string {
 	switch {
 	case strings.HasPrefix(holder, "owner-"):
-		return "to one owner: move the folder to a USB stick, keep it offline and a copy elsewhere. Needed for products, pins, key changes, and once a year"
+		return "to one owner: move the folder to a USB stick, give each file a passphrase of the owner's own (key passphrase FILE) before anything else,\n" +
+			"      keep it offline and a copy elsewhere. Needed for products, pins, key changes, and once a year"
 	case holder == "automation":
 		return "to the machine that publishes. Needed at each publish, and at least once a week"
 	case holder == "fleet":
@@ -171,6 +175,9 @@ func guide(out io.Writer, f *fleet.Folder, threshold int, plain bool) {
 	}
 	if plain {
 		fmt.Fprint(out, "\nThe keys have no passphrase: whoever reads a file has the key. homeward-fleet key passphrase FILE gives it one.\n")
+	}
+	if !plain {
+		fmt.Fprint(out, "\nAll of them have the same passphrase now, and who knows it needs only the files: each owner gives theirs another one first.\n")
 	}
 	fmt.Fprintf(out, `
 Next:

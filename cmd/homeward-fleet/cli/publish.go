@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,10 +28,11 @@ func (a *app) publishCommand() *cobra.Command {
 		Short: "Sign what is to be said, check it as a gateway would, and write it",
 		Long: `Sign what differs from the repository, or ends soon, with the keys at hand. What has all its signatures is checked by a client and
 written, the timestamp last. What lacks some waits in staged/ for whoever has the keys and runs publish as well; what is published
-until then stays in force.
+until then stays in force. On a terminal it lists what would be signed before it asks for a passphrase.
 
 Run it at least once a week with automation's keys (cron, CI): the timestamp ends after 7 days, and gateways then trust nothing new.
-Exit 0: published, or nothing to do; 1: nothing could be published, and why.`,
+Exit 0: published, nothing to do, or a signature more for what waits; 1: nothing could be published, or the timestamp, the snapshot
+or what has ended could not be renewed, and why.`,
 		Example: `  homeward-fleet publish --dry-run
   homeward-fleet publish --keys /media/owner-1`,
 		Args: cmdline.NoArgs,
@@ -104,6 +106,14 @@ type roleResult struct {
 type expiry struct {
 	Role string    `json:"role"`
 	Ends time.Time `json:"ends"`
+	Over bool      `json:"over"`
+}
+
+func (e expiry) String() string {
+	if e.Over {
+		return fmt.Sprintf("%s ended on %s: gateways trust nothing new of it until it is published with its keys", e.Role, date(e.Ends))
+	}
+	return fmt.Sprintf("%s ends on %s: publish with its keys before", e.Role, date(e.Ends))
 }
 
 func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) error {
@@ -118,7 +128,9 @@ func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) er
 	if err != nil {
 		return err
 	}
+	a.preview = func() { preview(cmd.ErrOrStderr(), f, plan, ring) }
 	change, err := f.Repo.Prepare(plan, ring)
+	a.preview = nil
 	if err != nil {
 		return err
 	}
@@ -160,10 +172,85 @@ func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) er
 		a.printResult(cmd.OutOrStdout(), f, ring, change, r)
 		fmt.Fprint(cmd.OutOrStdout(), pruned)
 	}
-	if err == nil && !change.Ready {
+	if err != nil {
+		return err
+	}
+	if !change.Ready {
 		return a.refusal(f, r)
 	}
-	return err
+	for _, s := range change.Steps {
+		if s.Added > 0 && !change.Goes(s.Role) { // somebody else's turn
+			return nil
+		}
+	}
+	if why := lapsed(f, ring, published, change); len(why) > 0 {
+		return errors.New(strings.Join(why, "; "))
+	}
+	if !change.Publishes() && len(r.missing) > 0 {
+		return a.refusal(f, r)
+	}
+	return nil
+}
+
+// lapsed are the roles that should have been renewed and could not be: the timestamp and the snapshot when they are due, which
+// automation sees to, and any that is over.
+func lapsed(f *fleet.Folder, ring *writer.Ring, p *writer.Published, change *writer.Change) []string {
+	var why []string
+	bins := false
+	for _, s := range p.Roles() {
+		over := !f.Now().Before(s.Expires)
+		due := over || (s.Role == writer.Timestamp || s.Role == writer.Snapshot) && f.Now().Add(writer.TermOf(s.Role).Renew).After(s.Expires)
+		bin := strings.HasPrefix(s.Role, writer.Orders+"-")
+		if !due || change.Goes(s.Role) || bin && bins {
+			continue
+		}
+		bins = bins || bin
+		var keys []string
+		for _, id := range s.Keys {
+			what := "is not at hand"
+			if ring.Has(id) {
+				what = "was not opened"
+			}
+			keys = append(keys, fmt.Sprintf("key %s %s", f.Holder(id), what))
+		}
+		ends := "is to be renewed before it ends on " + date(s.Expires)
+		if over {
+			ends = "ended on " + date(s.Expires)
+		}
+		why = append(why, fmt.Sprintf("%s %s: %s", s.Role, ends, strings.Join(keys, ", ")))
+	}
+	return why
+}
+
+// reader is a signer who only reads what it would be asked to sign.
+type reader struct {
+	steps []writer.Step
+	keys  [][]string
+}
+
+func (r *reader) Sign(string, []byte) ([]byte, error) { return nil, writer.ErrNoKey }
+
+func (r *reader) Tell(s writer.Step, keys []string) {
+	r.steps, r.keys = append(r.steps, s), append(r.keys, keys)
+}
+
+// preview says what the keys at hand would sign, before anybody opens them. What only comes up once the owners have signed (after
+// a change of their own keys) is not in it.
+func preview(out io.Writer, f *fleet.Folder, plan writer.Plan, ring *writer.Ring) {
+	r := &reader{}
+	if _, err := f.Repo.Prepare(plan, r); err != nil {
+		return // the real one says why
+	}
+	fmt.Fprintln(out, "to be signed:")
+	for i, s := range r.steps {
+		if !slices.ContainsFunc(r.keys[i], ring.Has) {
+			continue
+		}
+		fmt.Fprintf(out, "  %s %d (%s)\n", s.Role, s.Version, s.Reason)
+		for _, w := range s.What {
+			fmt.Fprintf(out, "      %s\n", w)
+		}
+	}
 }
 
 // prune removes what neither the published set nor the source names any more, and says so.
@@ -228,7 +315,7 @@ func (p prospect) Get(_ context.Context, q trust.Request) (*trust.Body, error) {
 func (a *app) refusal(f *fleet.Folder, r result) error {
 	var why []string
 	for _, s := range r.missing {
-		why = append(why, fmt.Sprintf("%s has %d of %d signatures and lacks %s", s.Role, s.Signed, s.Needed, holders(f, s)))
+		why = append(why, lacks(f, s)...)
 	}
 	if len(why) == 0 {
 		why = r.Waits
@@ -236,7 +323,20 @@ func (a *app) refusal(f *fleet.Folder, r result) error {
 	return fmt.Errorf("nothing is published: %s", strings.Join(why, "; "))
 }
 
-func holders(f *fleet.Folder, s writer.Step) string {
+// lacks says whose signatures a step waits for.
+func lacks(f *fleet.Folder, s writer.Step) []string {
+	var all []string
+	for _, l := range s.Lacks {
+		of := ""
+		if l.Before {
+			of = " of the " + s.Role + " before"
+		}
+		all = append(all, fmt.Sprintf("%s has %d of %d signatures%s and lacks %s", s.Role, l.Signed, l.Needed, of, holders(f, l)))
+	}
+	return all
+}
+
+func holders(f *fleet.Folder, s writer.Lack) string {
 	var names []string
 	for _, id := range s.Missing {
 		names = append(names, f.Holder(id))
@@ -278,10 +378,18 @@ func (a *app) printResult(out io.Writer, f *fleet.Folder, ring *writer.Ring, cha
 		if s.Complete {
 			continue
 		}
-		fmt.Fprintf(out, "    it lacks %s\n", holders(f, s))
-		for _, id := range s.Missing {
-			if ring.Has(id) {
-				fmt.Fprintf(out, "    the file of key %s is here, but was not opened\n", f.Holder(id))
+		var told []string
+		for _, l := range s.Lacks {
+			if l.Before {
+				fmt.Fprintf(out, "    by the keys of the %s before, %d of %d have signed: it lacks %s\n", s.Role, l.Signed, l.Needed, holders(f, l))
+			} else {
+				fmt.Fprintf(out, "    it lacks %s\n", holders(f, l))
+			}
+			for _, id := range l.Missing {
+				if ring.Has(id) && !slices.Contains(told, id) {
+					told = append(told, id)
+					fmt.Fprintf(out, "    the file of key %s is here, but was not opened\n", f.Holder(id))
+				}
 			}
 		}
 		if !a.dry {
@@ -295,7 +403,7 @@ func (a *app) printResult(out io.Writer, f *fleet.Folder, ring *writer.Ring, cha
 		fmt.Fprintf(out, "waiting: %s\n", w)
 	}
 	for _, e := range r.Ends {
-		fmt.Fprintf(out, "%s ends on %s: publish with its keys before\n", e.Role, date(e.Ends))
+		fmt.Fprintln(out, e)
 	}
 	switch {
 	case change.Nothing:
@@ -324,7 +432,7 @@ func ends(f *fleet.Folder, p *writer.Published) []expiry {
 				}
 				bins = true
 			}
-			all = append(all, expiry{s.Role, s.Expires})
+			all = append(all, expiry{s.Role, s.Expires, !f.Now().Before(s.Expires)})
 		}
 	}
 	return all

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"io"
@@ -39,13 +40,28 @@ type program struct {
 func readProgram(path string) (program, error) {
 	p := program{path: path}
 	var err error
-	if p.content, err = durable.ReadFile(path, release.MaxPart); err != nil {
+	if p.content, err = durable.ReadFile(path, release.MaxPart); errors.Is(err, fs.ErrNotExist) {
+		return p, fmt.Errorf("no program %s: want a file that go build has made", path)
+	} else if err != nil {
 		return p, err
 	}
 	if p.Binary, err = delta.CheckBinary(bytes.NewReader(p.content)); err != nil {
 		return p, fmt.Errorf("%s: %w", path, err)
 	}
 	return p, nil
+}
+
+// agentPath is the package of the program that gateways run.
+const agentPath = "homeward/cmd/homeward"
+
+// doubt says where a program does not look like that version of the agent. It is not run, and may be somebody's own build.
+func (p *program) doubt(out io.Writer, version string) {
+	if info, err := buildinfo.Read(bytes.NewReader(p.content)); err == nil && info.Path != agentPath {
+		fmt.Fprintf(out, "%s: warning: it was built from %s: want %s, the agent\n", p.path, shown(info.Path), agentPath)
+	}
+	if !bytes.Contains(p.content, []byte(version)) {
+		fmt.Fprintf(out, "%s: warning: %s is nowhere in it: does it say another version of itself?\n", p.path, version)
+	}
 }
 
 func readPrograms(paths []string) ([]program, error) {
@@ -140,6 +156,9 @@ A program with compressed debugging information is refused: one changed line wou
 		programs, err := readPrograms(args[1:])
 		if err != nil {
 			return err
+		}
+		for _, p := range programs {
+			p.doubt(cmd.ErrOrStderr(), x.version)
 		}
 		return a.with(func(f *fleet.Folder) error {
 			others, err := readFrom(f, args[0], from)
@@ -369,10 +388,25 @@ func (a *app) releaseList() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		p, err := f.Repo.Load()
+		if err != nil {
+			return err
+		}
+		ahead, err := f.Unpublished(p, r.Product)
+		if err != nil {
+			return err
+		}
 		if a.json {
+			if ahead {
+				fmt.Fprintln(cmd.ErrOrStderr(), unpublished(r.Product))
+			}
 			return printJSON(cmd.OutOrStdout(), r)
 		}
-		return printRollouts(cmd.OutOrStdout(), f, r)
+		if err := printRollouts(cmd.OutOrStdout(), f, r); err != nil || !ahead {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", unpublished(r.Product))
+		return nil
 	}
 	return cmd
 }
@@ -616,6 +650,7 @@ func (x *roll) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.BoolVar(&x.all, "all", false, "no groups: every gateway may have it at once")
 	flags.Float64SliceVar(&x.percents, "groups", []float64{1, 10, 50, 100}, "percent of the product's gateways that each group reaches")
+	flags.Lookup("groups").DefValue = "1,10,50,100"
 	flags.StringArrayVar(&x.lists, "group", nil, "a group by name: NAME=GATEWAY,…; may be repeated")
 	flags.Float64Var(&x.atOnce, "at-once", 100, "percent of a group that may go at the same time")
 	flags.Float64Var(&x.success, "success", 90, "percent of a group's verdicts that must be good before the next one begins")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +30,10 @@ type overview struct {
 	Silent   []string       `json:"silent"` // enrolled, and never heard
 	Rollouts []rolloutState `json:"rollouts"`
 	Ends     []expiry       `json:"ends"` // signatures that are nearly over
+
+	Strangers   []string `json:"not_enrolled"`
+	Unpublished []string `json:"unpublished"` // products whose rollouts in source/ say something else than what gateways see
+	blocked     []string // what watch cannot do, and why
 }
 
 // rolloutState is a rollout and where its gateways are. Offline ones, and those that cannot tell, are in none of the counts.
@@ -67,7 +72,7 @@ func seen(f *fleet.Folder, product string, told []Told, memory *rollout.Memory) 
 }
 
 func (a *app) overview(f *fleet.Folder, told []Told, memory *rollout.Memory) (*overview, error) {
-	o := &overview{Gateways: told, Silent: []string{}, Rollouts: []rolloutState{}}
+	o := &overview{Gateways: told, Silent: []string{}, Rollouts: []rolloutState{}, Strangers: []string{}, Unpublished: []string{}}
 	enrolled, err := f.Gateways("")
 	if err != nil {
 		return nil, err
@@ -75,6 +80,11 @@ func (a *app) overview(f *fleet.Folder, told []Told, memory *rollout.Memory) (*o
 	for _, id := range enrolled {
 		if !slices.ContainsFunc(told, func(t Told) bool { return t.Gateway == id }) {
 			o.Silent = append(o.Silent, id)
+		}
+	}
+	for _, t := range told {
+		if !slices.Contains(enrolled, t.Gateway) {
+			o.Strangers = append(o.Strangers, t.Gateway)
 		}
 	}
 	p, err := f.Repo.Load()
@@ -86,6 +96,11 @@ func (a *app) overview(f *fleet.Folder, told []Told, memory *rollout.Memory) (*o
 		r, err := f.Rollouts(product)
 		if err != nil {
 			return nil, err
+		}
+		if ahead, err := f.Unpublished(p, product); err != nil {
+			return nil, err
+		} else if ahead {
+			o.Unpublished = append(o.Unpublished, product)
 		}
 		gateways, err := seen(f, product, told, memory)
 		if err != nil {
@@ -129,7 +144,7 @@ is off is shown with what it said last. Exit 1 where a rollout has failures or i
 		Args: cmdline.NoArgs,
 	}
 	a.facts(cmd)
-	quiet := cmd.Flags().Duration("wait", 2*time.Second, "how long nothing new must arrive until all are known")
+	quiet := cmd.Flags().Duration("wait", quietFor, "how long nothing new must arrive until all are known")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		f, err := a.look()
 		if err != nil {
@@ -184,6 +199,9 @@ func (o *overview) print(out io.Writer) error {
 		case !t.Online:
 			state = " (off)"
 		}
+		if slices.Contains(o.Strangers, t.Gateway) {
+			state += " (not enrolled)"
+		}
 		update := t.Update.State
 		if t.Update.Counter > 0 {
 			update += " " + strconv.FormatUint(t.Update.Counter, 10)
@@ -222,11 +240,25 @@ func (o *overview) print(out io.Writer) error {
 			fmt.Fprintf(out, "    %s\n", shown(x))
 		}
 	}
+	for _, product := range o.Unpublished {
+		fmt.Fprintf(out, "\n%s\n", unpublished(product))
+	}
+	for _, b := range o.blocked {
+		fmt.Fprintf(out, "\n%s\n", shown(b))
+	}
 	for _, e := range o.Ends {
-		fmt.Fprintf(out, "\n%s ends on %s: publish with its keys before\n", e.Role, date(e.Ends))
+		fmt.Fprintf(out, "\n%s\n", e)
 	}
 	return nil
 }
+
+// unpublished says that what is shown of a product is not what gateways see.
+func unpublished(product string) string {
+	return product + ": the releases and rollouts shown here are not published as they are: no gateway knows of the changes before homeward-fleet publish"
+}
+
+// quietFor is how long nothing new must arrive until watch takes all statuses for known. Tests shorten it.
+var quietFor = 2 * time.Second
 
 func (a *app) watchCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -234,7 +266,9 @@ func (a *app) watchCommand() *cobra.Command {
 		Short: "Watch the gateways, and lead the rollouts on",
 		Long: `Watch the gateways' statuses, and lead the rollouts of all products: the next group where the one before has kept the release, a halt
 where too many failed. With the keys of releases, snapshot and timestamp at hand each step is published, and the gateways are told;
-without, it says what would be done. Any number of managers may watch: each decides from the same statuses and the same repository.`,
+without, it changes nothing and says at each table what would be done and whose key is missing. It publishes its own steps and nothing
+else: changes of managers that are not published yet stay so, and where they are to the same product's rollouts it waits for them
+(a release that was only added goes along). What ends soon it renews. Any number of managers may watch: each decides from the same statuses and the same repository.`,
 		Example: `  homeward-fleet watch
   homeward-fleet watch --look`,
 		Args: cmdline.NoArgs,
@@ -281,7 +315,7 @@ func (a *app) watch(ctx context.Context, cmd *cobra.Command, look bool, every ti
 		}
 		if b == nil {
 			if b, err = dial(ctx, f); err == nil {
-				err = b.settle(ctx, 2*time.Second, time.Minute)
+				err = b.settle(ctx, quietFor, time.Minute)
 			}
 			if err != nil {
 				if b != nil {
@@ -300,8 +334,9 @@ func (a *app) watch(ctx context.Context, cmd *cobra.Command, look bool, every ti
 			pause = time.Second
 		}
 		told := b.gateways()
+		var blocked []string
 		if !look {
-			err := a.lead(ctx, cmd, b, told, memory, &renewed)
+			blocked, err = a.lead(ctx, cmd, b, told, memory, &renewed)
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -316,6 +351,7 @@ func (a *app) watch(ctx context.Context, cmd *cobra.Command, look bool, every ti
 		if err != nil {
 			return err
 		}
+		o.blocked = blocked
 		var text strings.Builder
 		if err := o.print(&text); err != nil {
 			return err
@@ -338,9 +374,9 @@ func (a *app) watch(ctx context.Context, cmd *cobra.Command, look bool, every ti
 	}
 }
 
-// lead takes the next steps of all products and publishes them.
-func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []Told, memory *rollout.Memory, renewed *time.Time) error {
-	return a.with(func(f *fleet.Folder) error {
+// lead takes the next steps of all products and publishes them, and nothing else. What it cannot publish it leaves alone, and says why.
+func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []Told, memory *rollout.Memory, renewed *time.Time) (blocked []string, err error) {
+	return blocked, a.with(func(f *fleet.Folder) error {
 		p, err := f.Repo.Load()
 		if err != nil {
 			return err
@@ -348,48 +384,189 @@ func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []To
 		if err := f.Forward(p); err != nil {
 			return err
 		}
-		changed := map[string]bool{}
+		plan, err := f.Repo.Plan(p)
+		if err != nil {
+			return err
+		}
+		plan.Part = true
+		var all []move
 		for _, product := range f.Products() {
-			r, err := f.Rollouts(product)
+			m, err := decide(f, p, product, told, memory)
 			if err != nil {
 				return err
 			}
-			gateways, err := seen(f, product, told, memory)
-			if err != nil {
-				return err
-			}
-			next, steps := rollout.Decide(r, gateways, now())
-			for _, step := range steps {
-				if step.Changes() {
-					changed[product] = true
-					fmt.Fprintf(cmd.OutOrStdout(), "%s %s: %s\n", now().UTC().Format(time.RFC3339), product, step)
-				}
-			}
-			if changed[product] {
-				if err := f.SaveRollouts(next); err != nil {
-					return err
-				}
+			i := slices.IndexFunc(plan.Delegated, func(r writer.Role) bool { return r.Name == "releases-"+product })
+			switch {
+			case m == nil:
+			case m.raw == nil || i < 0:
+				blocked = append(blocked, m.blocked("there are unpublished changes to its rollouts: homeward-fleet publish them first")...)
+			default:
+				m.at, m.was = i, plan.Delegated[i].Files
+				plan.Delegated[i].Files = m.files
+				all = append(all, *m)
 			}
 		}
 		// It is automation, too: what ends is renewed, with the keys that are here.
 		due := now().Sub(*renewed) > time.Hour && slices.ContainsFunc(p.Roles(), func(s writer.State) bool {
 			return now().Add(writer.TermOf(s.Role).Renew).After(s.Expires)
 		})
-		if len(changed) == 0 && !due {
+		if len(all) == 0 && !due {
 			return nil
 		}
-		*renewed = now()
+		if due {
+			*renewed = now()
+		}
 		ring, err := a.ring(cmd, f)
 		if err != nil {
 			return err
 		}
-		if err := a.publish(cmd, f, ring); err != nil {
+		change, err := f.Repo.Prepare(plan, ring)
+		if err != nil {
 			return err
 		}
-		n, err := b.nudge(ctx, slices.DeleteFunc(told, func(t Told) bool { return !changed[t.Home.Product] }))
-		fmt.Fprintf(cmd.OutOrStdout(), "%d gateways are told to look\n", n)
+		// A product whose own key is missing does not hold the others.
+		for _, s := range change.Steps {
+			i := slices.IndexFunc(all, func(m move) bool { return s.Role == "releases-"+m.product })
+			if i < 0 || s.Complete {
+				continue
+			}
+			blocked = append(blocked, all[i].blocked(strings.Join(lacks(f, s), "; "))...)
+			plan.Delegated[all[i].at].Files = all[i].was
+			all = slices.Delete(all, i, i+1)
+		}
+		if len(blocked) > 0 {
+			if len(all) == 0 && !due {
+				return nil
+			}
+			if change, err = f.Repo.Prepare(plan, ring); err != nil {
+				return err
+			}
+		}
+		if !change.Publishes() || slices.ContainsFunc(all, func(m move) bool { return !change.Goes("releases-" + m.product) }) {
+			var why []string
+			for _, s := range change.Steps {
+				why = append(why, lacks(f, s)...)
+			}
+			if len(why) == 0 {
+				why = change.Waits
+			}
+			for _, m := range all {
+				blocked = append(blocked, m.blocked(strings.Join(why, "; "))...)
+			}
+			return nil
+		}
+		if err := check(ctx, f, change); err != nil {
+			return fmt.Errorf("a gateway would refuse the result, nothing is written: %w", err)
+		}
+		for _, m := range all {
+			if err := f.KeepRollouts(m.product, m.raw); err != nil {
+				return err
+			}
+		}
+		if err := change.Commit(); err != nil {
+			return err
+		}
+		out := cmd.OutOrStdout()
+		products := map[string]bool{}
+		for _, m := range all {
+			products[m.product] = true
+			for _, step := range m.steps {
+				fmt.Fprintf(out, "%s %s: %s\n", now().UTC().Format(time.RFC3339), m.product, step)
+			}
+		}
+		for _, s := range change.Steps {
+			if change.Goes(s.Role) && s.Role == writer.Timestamp {
+				fmt.Fprintf(out, "published: timestamp %d\n", s.Version)
+			}
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		n, err := b.nudge(ctx, slices.DeleteFunc(slices.Clone(told), func(t Told) bool { return !products[t.Home.Product] }))
+		fmt.Fprintf(out, "%d gateways are told to look\n", n)
 		return err
 	})
+}
+
+// move is what comes next in a product's rollouts.
+type move struct {
+	product string
+	steps   []rollout.Step
+	raw     []byte            // its rollouts then; nil: they are not to be published
+	files   map[string][]byte // what its role signs then
+	was     map[string][]byte // what it signs now
+	at      int               // its place among the delegated roles
+}
+
+// decide gives a product's next move; nil where it has none. Steps that were taken and not published, by a watch that was cut short,
+// are published with those that follow.
+func decide(f *fleet.Folder, p *writer.Published, product string, told []Told, memory *rollout.Memory) (*move, error) {
+	was, err := f.PublishedRollouts(p, product)
+	if err != nil || was == nil { // nobody has seen one yet
+		return nil, err
+	}
+	r, err := f.Rollouts(product)
+	if err != nil {
+		return nil, err
+	}
+	gateways, err := seen(f, product, told, memory)
+	if err != nil {
+		return nil, err
+	}
+	own, err := fleet.OwnStep(was, r)
+	if err != nil {
+		return nil, err
+	}
+	from := r
+	if !own {
+		from = was
+	}
+	m := &move{product: product}
+	next, steps := rollout.Decide(from, gateways, now())
+	for _, step := range steps {
+		if step.Changes() {
+			m.steps = append(m.steps, step)
+		}
+	}
+	cut := own && !same(was, r)
+	if len(m.steps) == 0 && !cut {
+		return nil, nil
+	}
+	if !own {
+		return m, nil
+	}
+	if m.files, err = f.ListedFiles(product); err != nil {
+		return nil, err
+	}
+	if len(m.steps) == 0 {
+		m.raw = m.files[release.RolloutsPath(product)]
+		return m, nil
+	}
+	if m.raw, err = f.NextRollouts(next); err != nil {
+		return nil, err
+	}
+	m.files[release.RolloutsPath(product)] = m.raw
+	return m, nil
+}
+
+// same says whether two states of a product's rollouts are at the same step.
+func same(x, y *release.Rollouts) bool {
+	return reflect.DeepEqual(x.Rollouts, y.Rollouts)
+}
+
+// blocked says which steps are not taken, and why.
+func (m *move) blocked(why string) (all []string) {
+	for _, s := range m.steps {
+		what := "not published"
+		if s.Kind == rollout.Halt {
+			what = "HALT IS NOT PUBLISHED"
+		}
+		all = append(all, fmt.Sprintf("%s: %s: %s: %s", what, m.product, s, why))
+	}
+	if len(m.steps) == 0 {
+		all = append(all, fmt.Sprintf("not published: %s: %s", m.product, why))
+	}
+	return all
 }
 
 // Version is what version prints.

@@ -18,6 +18,14 @@ import (
 // onTerminal runs a command on a terminal, types what is asked for, and gives all that was shown.
 func onTerminal(t *testing.T, answers map[string]string, args ...string) string {
 	t.Helper()
+	shown, code := tryTerminal(t, answers, args...)
+	require.Zero(t, code, shown)
+	return shown
+}
+
+// tryTerminal gives the exit code as well. An answer that ends with Ctrl-C has no line end.
+func tryTerminal(t *testing.T, answers map[string]string, args ...string) (string, int) {
+	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Args = append([]string{"homeward-fleet"}, args...)
 	cmd.Env = append(os.Environ(), "TERM=xterm", passphraseEnv+"=")
@@ -39,7 +47,10 @@ func onTerminal(t *testing.T, answers map[string]string, args ...string) string 
 						break
 					}
 				}
-				_, err := io.WriteString(terminal, answer+"\n")
+				if !strings.HasSuffix(answer, "\x03") {
+					answer += "\n"
+				}
+				_, err := io.WriteString(terminal, answer)
 				require.NoError(t, err)
 			}
 		}
@@ -49,10 +60,10 @@ func onTerminal(t *testing.T, answers map[string]string, args ...string) string 
 	}
 	err = cmd.Wait()
 	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
-		require.NoError(t, err, "%v: %s", failed, shown.String())
+		return shown.String(), failed.ExitCode()
 	}
 	require.NoError(t, err)
-	return shown.String()
+	return shown.String(), 0
 }
 
 // TestTerminal: on a terminal passphrases are asked for and not shown, and long work has a bar that ends.
@@ -68,6 +79,22 @@ func TestTerminal(t *testing.T) {
 	require.Contains(t, out, "published: timestamp 2")
 	require.Equal(t, 1, strings.Count(out, "leave it out): "), "one passphrase for all: %s", out)
 	require.NotContains(t, out, typed)
+	asked := strings.Index(out, "leave it out): ")
+	require.Contains(t, out[:asked], "to be signed:\r\n  targets 2 (changed)\r\n      releases-p gets key ", "what is signed is listed before the passphrase is asked for")
+
+	// Ctrl-C at the question ends it at once; a wrong passphrase is called so.
+	onTerminal(t, map[string]string{"passphrase for the new keys: ": typed, "again: ": typed}, "--fleet", dir, "key", "rotate", "timestamp")
+	out, code := tryTerminal(t, map[string]string{"leave it out): ": "wrong-and-not-shown"}, "--fleet", dir, "publish")
+	require.Equal(t, 1, code, "ten times wrong")
+	require.Equal(t, 9, strings.Count(out, "this passphrase does not open it"))
+	require.NotContains(t, out, "wrong-and-not-shown")
+	out, code = tryTerminal(t, map[string]string{"leave it out): ": "half-\x03"}, "--fleet", dir, "publish")
+	require.Equal(t, 1, code)
+	require.Contains(t, out, "interrupted: nothing is changed")
+	_, err := os.Stat(filepath.Join(dir, "staged"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	onTerminal(t, map[string]string{"leave it out): ": typed}, "--fleet", dir, "publish")
+
 	program := filepath.Join(t.TempDir(), "program")
 	build(t, program, "1.0.0", "-s", "-w")
 	onTerminal(t, nil, "--fleet", dir, "release", "add", "p", program, "--version", "1.0.0")

@@ -143,6 +143,100 @@ func TestWatch(t *testing.T) {
 	require.Contains(t, out, "rollout r2-1 of gateway-v2 1.1.0 (2): halted; 1 have kept it, 0 are at it, 1 failed\n    "+first+": trial.crash\n")
 }
 
+// watch runs a watch until it has said something and the table after it.
+func (m *manager) watch(what string) string {
+	m.t.Helper()
+	ctx, stop := context.WithTimeout(m.t.Context(), time.Minute)
+	defer stop()
+	var said, errs safe
+	ended := make(chan error, 1)
+	go func() {
+		cmd := Command()
+		cmd.SetArgs([]string{"--fleet", m.dir, "watch", "--every", "100ms"})
+		cmd.SetOut(&said)
+		cmd.SetErr(&errs)
+		ended <- cmd.ExecuteContext(ctx)
+	}()
+	require.Eventually(m.t, func() bool { return strings.Contains(said.String(), what) }, time.Minute, 20*time.Millisecond, "%s: %s%s", what, &said, &errs)
+	stop()
+	require.NoError(m.t, <-ended)
+	return said.String()
+}
+
+// TestWatchWithoutKeys: a watch that cannot publish changes nothing and nudges nobody, says whose key is missing, and one with the key
+// publishes its step and nothing of what managers have not published.
+func TestWatchWithoutKeys(t *testing.T) {
+	t.Parallel()
+	broker := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{})
+	m := newManager(t)
+	require.NoError(t, os.WriteFile(filepath.Join(m.dir, "fleet.yaml"), fmt.Appendf(nil, "organization: acme\nmqtt: {url: %q}\n", broker.URL), 0o600))
+	m.run("product", "add", "gateway-v2")
+	m.run("publish")
+	for i := range 3 {
+		m.enroll(fmt.Sprintf("gw-%d", i), "gateway-v2")
+	}
+	program := filepath.Join(t.TempDir(), "program")
+	build(t, program, "1.0.0", "-s", "-w")
+	for _, version := range []string{"1.0.0", "1.1.0"} {
+		m.run("release", "add", "gateway-v2", program, "--version", version)
+	}
+	m.run("release", "roll", "gateway-v2", "1.0.0", "--all")
+	m.run("release", "roll", "gateway-v2", "1.1.0", "--group", "lab=gw-0", "--groups", "100", "--soak", "0s")
+	require.Contains(t, m.run("release", "list", "gateway-v2"), "gateway-v2: the releases and rollouts shown here are not published as they are")
+	m.run("publish")
+	require.NotContains(t, m.run("release", "list", "gateway-v2"), "not published")
+
+	s := newSite(t, paho.NewClientOptions().AddBroker(strings.Replace(broker.URL, "mqtt://", "tcp://", 1)).SetClientID("site"))
+	for i := range 3 {
+		s.say(fmt.Sprintf("gw-%d", i), "1.0.0", "idle", "", 1)
+	}
+	s.say("gw-99", "1.0.0", "idle", "", 1)
+	s.say("gw-0", "1.0.0", "idle", "trial.crash", 2)
+	m.run("orders", "set", "gw-1", "--release", "1.1.0") // not published
+	m.run("release", "add", "gateway-v2", program, "--version", "1.2.0")
+	source := filepath.Join(m.dir, "source", release.RolloutsPath("gateway-v2"))
+	before, err := os.ReadFile(source)
+	require.NoError(t, err)
+
+	for _, key := range []string{"releases", "automation"} {
+		dir := filepath.Join(m.dir, "keys", key)
+		require.NoError(t, os.Rename(dir, m.dir+"-away"))
+		out := m.watch("HALT IS NOT PUBLISHED")
+		require.Regexp(t, `HALT IS NOT PUBLISHED: gateway-v2: rollout r2-1: halt: .*trial\.crash: .* has 0 of 1 signatures and lacks key [0-9a-f]{8} \(`+key+`\)`, out)
+		require.NotContains(t, out, "told to look")
+		after, err := os.ReadFile(source)
+		require.NoError(t, err)
+		require.Equal(t, string(before), string(after))
+		require.NoError(t, os.Rename(m.dir+"-away", dir))
+	}
+	require.Zero(t, s.nudges("gw-0"))
+
+	// a change to the same rollouts that nobody has published is not the watch's
+	require.NoError(t, os.WriteFile(m.dir+"-rollouts", before, 0o600))
+	m.run("release", "halt", "gateway-v2", "1.0.0")
+	out := m.watch("there are unpublished changes to its rollouts: homeward-fleet publish them first")
+	require.Contains(t, out, "gateway-v2: the releases and rollouts shown here are not published as they are")
+	require.NoError(t, os.Rename(m.dir+"-rollouts", source))
+	require.Equal(t, release.Running, m.published("gateway-v2").Rollouts[0].State)
+
+	out = m.watch("\nrollout r2-1 of gateway-v2 1.1.0 (2): halted")
+	require.Contains(t, out, "gateway-v2: rollout r2-1: halt: ")
+	require.Contains(t, out, "4 gateways are told to look")
+	require.Regexp(t, `(?m)^gw-99 \(not enrolled\) +cold `, out)
+	require.NotRegexp(t, `(?m)^ +0 +0`, out, "no row without a name")
+	require.Equal(t, release.HaltedRoll, m.published("gateway-v2").Rollouts[0].State)
+	f, err := (&app{dir: m.dir}).look()
+	require.NoError(t, err)
+	p, err := f.Repo.Load()
+	require.NoError(t, err)
+	raw, err := f.Repo.File(p, release.OrderPath("gw-1"))
+	require.NoError(t, err)
+	order, err := release.ParseOrder(raw)
+	require.NoError(t, err)
+	require.Zero(t, order.Release.Counter, "the order is published by whoever gave it")
+	require.Contains(t, m.run("publish"), "changed orders/gw-1.json")
+}
+
 // safe is a buffer that may be read while it is written.
 type safe struct {
 	mu sync.Mutex

@@ -409,6 +409,20 @@ const keptRollouts = 8
 // SaveRollouts gives the rollouts the next serial and writes them, without what is long over: rollouts that have ended, and releases that
 // are removed, once nothing of them is published.
 func (f *Folder) SaveRollouts(r *release.Rollouts) error {
+	raw, err := f.NextRollouts(r)
+	if err != nil {
+		return err
+	}
+	return f.KeepRollouts(r.Product, raw)
+}
+
+// KeepRollouts writes what [Folder.NextRollouts] gave.
+func (f *Folder) KeepRollouts(product string, raw []byte) error {
+	return f.save(release.RolloutsPath(product), raw)
+}
+
+// NextRollouts is what [Folder.SaveRollouts] writes.
+func (f *Folder) NextRollouts(r *release.Rollouts) ([]byte, error) {
 	r.Serial++
 	over := 0
 	for i := len(r.Rollouts) - 1; i >= 0; i-- {
@@ -421,7 +435,7 @@ func (f *Folder) SaveRollouts(r *release.Rollouts) error {
 	if slices.ContainsFunc(r.Releases, func(l release.Listed) bool { return l.State == release.Removed }) {
 		p, err := f.Repo.Load()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		published := map[string]bool{}
 		for _, path := range p.Files() {
@@ -433,12 +447,75 @@ func (f *Folder) SaveRollouts(r *release.Rollouts) error {
 				!slices.ContainsFunc(l.Platforms, func(p string) bool { return published[release.ManifestPath(r.Product, p, l.Counter)] })
 		})
 	}
-	raw, err := r.Encode()
-	if err != nil {
-		return err
-	}
-	return f.save(release.RolloutsPath(r.Product), raw)
+	return r.Encode()
 }
+
+// PublishedRollouts are a product's rollouts as gateways see them; nil where there are none.
+func (f *Folder) PublishedRollouts(p *writer.Published, product string) (*release.Rollouts, error) {
+	raw, err := f.Repo.File(p, release.RolloutsPath(product))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return release.ParseRollouts(raw)
+}
+
+// Unpublished says whether a product's rollouts are to say something else than what gateways see.
+func (f *Folder) Unpublished(p *writer.Published, product string) (bool, error) {
+	r, err := f.Rollouts(product)
+	if err != nil {
+		return false, err
+	}
+	was, err := f.PublishedRollouts(p, product)
+	if err != nil || was == nil {
+		return was == nil && (len(r.Releases) > 0 || len(r.Rollouts) > 0), err
+	}
+	return r.Serial != was.Serial, nil
+}
+
+// OwnStep says whether what a product's rollouts are to say goes on from what is published by nothing but steps of its rollouts, and
+// by releases that nobody is offered yet.
+func OwnStep(published, source *release.Rollouts) (bool, error) {
+	if published == nil {
+		return false, nil
+	}
+	was := map[uint64]string{}
+	for _, l := range published.Releases {
+		was[l.Counter] = l.State
+	}
+	plain := func(r *release.Rollouts) ([]byte, error) { // without what steps change
+		p := release.Rollouts{Schema: r.Schema, Product: r.Product}
+		for _, l := range r.Releases {
+			before, ok := was[l.Counter]
+			if !ok && l.State == release.Added {
+				continue
+			}
+			if before == release.Rolling && (l.State == release.Released || l.State == release.Halted) {
+				l.State = release.Rolling
+			}
+			p.Releases = append(p.Releases, l)
+		}
+		for _, o := range r.Rollouts {
+			o.State, o.Again, o.Groups = "", nil, slices.Clone(o.Groups)
+			for i := range o.Groups {
+				o.Groups[i].State, o.Groups[i].First, o.Groups[i].OpenTo = "", "", 0
+			}
+			p.Rollouts = append(p.Rollouts, o)
+		}
+		return json.Marshal(p)
+	}
+	x, err := plain(published)
+	if err != nil {
+		return false, err
+	}
+	y, err := plain(source)
+	return string(x) == string(y), err
+}
+
+// ListedFiles are a product's rollouts and the manifests that they list, as they are to be.
+func (f *Folder) ListedFiles(product string) (map[string][]byte, error) { return f.listed(product) }
 
 // Manifest reads a product's release as it is to be, an error that is [fs.ErrNotExist] if there is none for the platform.
 func (f *Folder) Manifest(product, platform string, counter uint64) (*release.Manifest, error) {
@@ -521,12 +598,8 @@ type Gateway struct {
 
 // Enroll keeps what the gateway handed in. One that is enrolled already is only taken again with the same keys.
 func (f *Folder) Enroll(g Gateway) error {
-	old, err := f.Enrolled(g.Gateway)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := f.Enrollable(g); err != nil {
 		return err
-	}
-	if err == nil && (old.Ed25519 != g.Ed25519 || old.AgeRecipient != g.AgeRecipient) {
-		return fmt.Errorf("gateway %s is enrolled with other keys: if its card was replaced, remove %s first", g.Gateway, f.path(enrolledName, g.Gateway+".json"))
 	}
 	raw, err := json.MarshalIndent(g, "", "  ")
 	if err != nil {
@@ -536,6 +609,18 @@ func (f *Folder) Enroll(g Gateway) error {
 		return err
 	}
 	return durable.Replace(f.FS, f.path(enrolledName, g.Gateway+".json"), append(raw, '\n'), 0o644)
+}
+
+// Enrollable says why the gateway would not be taken on.
+func (f *Folder) Enrollable(g Gateway) error {
+	old, err := f.Enrolled(g.Gateway)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil && (old.Ed25519 != g.Ed25519 || old.AgeRecipient != g.AgeRecipient) {
+		return fmt.Errorf("gateway %s is enrolled with other keys: if its card was replaced, remove %s first", g.Gateway, f.path(enrolledName, g.Gateway+".json"))
+	}
+	return nil
 }
 
 // Enrolled is a gateway that was taken on; an error that is [fs.ErrNotExist] if it was not.

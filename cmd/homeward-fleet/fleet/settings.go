@@ -85,10 +85,8 @@ func (s *Settings) check(path string) error {
 	if !release.IsName(s.Organization) {
 		return wrong("organization: %q: want %s", s.Organization, release.WantName)
 	}
-	if s.Address != "" {
-		if u, err := url.Parse(s.Address); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" {
-			return wrong("address: want https:// and a host, without a name and password, such as https://fleet.example.net/acme")
-		}
+	if err := CheckAddress(s.Address); err != nil {
+		return wrong("address: %w", err)
 	}
 	if m := s.MQTT; m != nil {
 		u, err := url.Parse(m.URL)
@@ -103,6 +101,17 @@ func (s *Settings) check(path string) error {
 				return wrong("mqtt: %s: %q: want one level of a topic, without / + #", name, level)
 			}
 		}
+	}
+	return nil
+}
+
+// CheckAddress refuses an address at which no gateway would find a repository; none is fine.
+func CheckAddress(address string) error {
+	if address == "" {
+		return nil
+	}
+	if u, err := url.Parse(address); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" {
+		return errors.New("want https:// and a host, without a name and password, such as https://fleet.example.net/acme")
 	}
 	return nil
 }
