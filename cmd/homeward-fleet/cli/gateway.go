@@ -34,6 +34,9 @@ write its provisioning file: the repository's root, its address, and the order, 
 	a.changes(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		raw, err := durable.ReadFile(args[0], release.MaxFile)
+		if errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("no enrolment file %s", args[0])
+		}
 		if err != nil {
 			return err
 		}
@@ -511,6 +514,9 @@ func (a *app) order(cmd *cobra.Command, f *fleet.Folder, id, product, version, s
 		o.Settings = nil
 	default:
 		raw, err := durable.ReadFile(settings, release.MaxFile)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("--settings %s: no such file", settings)
+		}
 		if err != nil {
 			return nil, err
 		}
