@@ -196,6 +196,7 @@ func TestFullRecord(t *testing.T) {
 			require.NoError(t, err, name)
 			data, err := durable.Read(s.FS, s.path(recordName), MaxRecord)
 			require.NoError(t, err)
+			require.NotContains(t, string(data), `\u00`, "%s: no byte becomes six", name)
 			again, err := Parse(data)
 			require.NoError(t, err, name)
 			require.Equal(t, r, again, name)
