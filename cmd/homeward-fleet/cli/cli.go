@@ -250,6 +250,9 @@ func (a *app) passphrases() ([]string, error) {
 	var all []string
 	for _, path := range a.passphrase {
 		raw, err := durable.ReadFile(path, 4096)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, cmdline.Usage(fmt.Errorf("--passphrase-file %s: no such file", path))
+		}
 		if err != nil {
 			return nil, cmdline.Usage(fmt.Errorf("--passphrase-file: %w", err))
 		}

@@ -841,6 +841,9 @@ func (a *app) keyPassphrase() *cobra.Command {
 	cmd.Flags().StringVar(&to, "new-passphrase-file", "", "a file with the new one (default: the terminal is asked)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		k, err := writer.ReadKey(durable.OS{}, args[0])
+		if errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("no key's file %s", args[0])
+		}
 		if err != nil {
 			return err
 		}

@@ -198,6 +198,9 @@ func readFrom(f *fleet.Folder, product string, paths []string) (map[string][]fle
 			continue
 		}
 		p, err := durable.ReadFile(path, release.MaxPart)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("--from %s: neither a file nor a version such as 1.9.1", path)
+		}
 		if err != nil {
 			return nil, err
 		}

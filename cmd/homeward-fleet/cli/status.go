@@ -384,25 +384,17 @@ func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []To
 		if err := f.Forward(p); err != nil {
 			return err
 		}
-		plan, err := f.Repo.Plan(p)
-		if err != nil {
-			return err
-		}
-		plan.Part = true
 		var all []move
 		for _, product := range f.Products() {
 			m, err := decide(f, p, product, told, memory)
 			if err != nil {
 				return err
 			}
-			i := slices.IndexFunc(plan.Delegated, func(r writer.Role) bool { return r.Name == "releases-"+product })
 			switch {
 			case m == nil:
-			case m.raw == nil || i < 0:
+			case m.raw == nil:
 				blocked = append(blocked, m.blocked("there are unpublished changes to its rollouts: homeward-fleet publish them first")...)
 			default:
-				m.at, m.was = i, plan.Delegated[i].Files
-				plan.Delegated[i].Files = m.files
 				all = append(all, *m)
 			}
 		}
@@ -415,6 +407,18 @@ func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []To
 		}
 		if due {
 			*renewed = now()
+		}
+		plan, err := f.Repo.Plan(p)
+		if err != nil {
+			return err
+		}
+		plan.Part = true
+		for i := range plan.Delegated {
+			for j := range all {
+				if r := &plan.Delegated[i]; r.Name == "releases-"+all[j].product {
+					all[j].at, all[j].was, r.Files = i, r.Files, all[j].files
+				}
+			}
 		}
 		ring, err := a.ring(cmd, f)
 		if err != nil {
@@ -472,6 +476,9 @@ func (a *app) lead(ctx context.Context, cmd *cobra.Command, b *broker, told []To
 			products[m.product] = true
 			for _, step := range m.steps {
 				fmt.Fprintf(out, "%s %s: %s\n", now().UTC().Format(time.RFC3339), m.product, step)
+			}
+			if len(m.steps) == 0 {
+				fmt.Fprintf(out, "%s %s: steps that were taken before are published\n", now().UTC().Format(time.RFC3339), m.product)
 			}
 		}
 		for _, s := range change.Steps {

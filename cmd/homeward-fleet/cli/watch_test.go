@@ -69,7 +69,13 @@ func (s *site) nudges(gateway string) int {
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	authority := cloudtest.NewAuthority(t)
-	broker := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{TLS: authority, Users: map[string]string{"fleet": "hush-hush"}})
+	doc, err := os.ReadFile("../../../docs/mqtt.md")
+	require.NoError(t, err)
+	_, rules, ok := strings.Cut(string(doc), "```\npattern readwrite") // a fleet manager may do no more than docs/mqtt.md says
+	require.True(t, ok)
+	rules, _, _ = strings.Cut(rules, "```")
+	broker := cloudtest.StartMosquitto(t, cloudtest.MosquittoOptions{TLS: authority, Users: map[string]string{"fleet": "hush-hush", "site": "hush-hush"},
+		ACL: "pattern readwrite" + rules + "\nuser site\ntopic readwrite homeward/#\n"})
 	m := newManager(t)
 	password := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(password, []byte("hush-hush\n"), 0o600))
@@ -87,7 +93,7 @@ func TestWatch(t *testing.T) {
 	}
 	m.run("release", "roll", "gateway-v2", "1.0.0", "--all")
 	m.run("publish")
-	options := paho.NewClientOptions().AddBroker(strings.Replace(broker.URL, "tls://", "ssl://", 1)).SetUsername("fleet").SetPassword("hush-hush").SetClientID("site")
+	options := paho.NewClientOptions().AddBroker(strings.Replace(broker.URL, "tls://", "ssl://", 1)).SetUsername("site").SetPassword("hush-hush").SetClientID("site")
 	pem, err := os.ReadFile(authority.CAFile)
 	require.NoError(t, err)
 	pool := x509.NewCertPool()
