@@ -54,10 +54,11 @@ or what has ended could not be renewed, and why.`,
 					return err
 				}
 			}
-			if err := a.publish(cmd, f, ring); err != nil || !nudge || a.dry {
+			published, err := a.publish(cmd, f, ring)
+			if !nudge || a.dry || err != nil && !published {
 				return err
 			}
-			return nudgeAll(cmd, f)
+			return errors.Join(err, nudgeAll(cmd, f)) // what is over and could not be renewed holds no news back
 		})
 	}
 	return cmd
@@ -116,41 +117,42 @@ func (e expiry) String() string {
 	return fmt.Sprintf("%s ends on %s: publish with its keys before", e.Role, date(e.Ends))
 }
 
-func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) error {
+// publish signs and writes what can be, and says whether gateways see something new. An error does not mean that they do not.
+func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) (bool, error) {
 	published, err := f.Repo.Load()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := f.Forward(published); err != nil {
-		return err
+		return false, err
 	}
 	plan, err := f.Plan()
 	if err != nil {
-		return err
+		return false, err
 	}
 	a.preview = func() { preview(cmd.ErrOrStderr(), f, plan, ring) }
 	change, err := f.Repo.Prepare(plan, ring)
 	a.preview = nil
 	if err != nil {
-		return err
+		return false, err
 	}
 	if change.Publishes() {
 		if err := check(cmd.Context(), f, change); err != nil {
-			return fmt.Errorf("a gateway would refuse the result, nothing is written: %w", err)
+			return false, fmt.Errorf("a gateway would refuse the result, nothing is written: %w", err)
 		}
 	}
 	if !a.dry {
 		if err := change.Commit(); err != nil {
-			return err
+			return false, err
 		}
 		if published, err = f.Repo.Load(); err != nil {
-			return err
+			return false, err
 		}
 	}
 	pruned := ""
 	if !a.dry && change.Ready {
 		if pruned, err = prune(f, published); err != nil {
-			return err
+			return false, err
 		}
 	}
 	r := result{Nothing: change.Nothing, DryRun: a.dry, Roles: []roleResult{}, Waits: append([]string{}, change.Waits...), Ends: ends(f, published)}
@@ -173,23 +175,23 @@ func (a *app) publish(cmd *cobra.Command, f *fleet.Folder, ring *writer.Ring) er
 		fmt.Fprint(cmd.OutOrStdout(), pruned)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !change.Ready {
-		return a.refusal(f, r)
+		return false, a.refusal(f, r)
 	}
 	for _, s := range change.Steps {
 		if s.Added > 0 && !s.Complete { // somebody else's turn
-			return nil
+			return r.Published, nil
 		}
 	}
 	if why := lapsed(f, ring, published, change); len(why) > 0 {
-		return errors.New(strings.Join(why, "; "))
+		return r.Published, errors.New(strings.Join(why, "; "))
 	}
 	if !change.Publishes() && len(r.missing) > 0 {
-		return a.refusal(f, r)
+		return false, a.refusal(f, r)
 	}
-	return nil
+	return r.Published, nil
 }
 
 // lapsed are the roles that should have been renewed and could not be: the timestamp and the snapshot when they are due, which
