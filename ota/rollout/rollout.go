@@ -504,6 +504,9 @@ func (d *decision) says(m *member) string {
 		return "nothing is known of its update"
 	}
 	s := strings.TrimSpace(m.Update.State + " " + m.Update.Code)
+	if m.Update.Counter != d.o.Counter && (m.Update.State == "idle" || m.Update.State == "committed") {
+		return fmt.Sprintf("still on release %d", m.Update.Counter)
+	}
 	if m.Update.Counter != d.o.Counter {
 		s += fmt.Sprintf(" (of %d)", m.Update.Counter)
 	}

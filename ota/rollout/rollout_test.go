@@ -140,7 +140,7 @@ func TestDecide(t *testing.T) {
 		{"chosen when the rollout was made", byHand, []Seen{idle("a"), idle("b")}, []string{"first lab", "wait lab"}, "as the rollout was made",
 			func(t *testing.T, o *release.Rollout) { require.Equal(t, start.Unix(), o.Groups[0].Since) }},
 		{"chosen when the rollout was made, and failed", byHand, []Seen{bad("a"), idle("b")}, []string{"halt "}, "went first", nil},
-		{"does not take it", longAgo, []Seen{idle("a"), idle("b")}, []string{"first lab", "wait lab"}, "gateway b goes first, alone: gateway a is online and does not take it: idle ok (of 10)", nil},
+		{"does not take it", longAgo, []Seen{idle("a"), idle("b")}, []string{"first lab", "wait lab"}, "gateway b goes first, alone: gateway a is online and does not take it: still on release 10", nil},
 		{"does not take it, and nobody else is there", longAgo, []Seen{idle("a")}, []string{"wait lab"}, "nobody is online who could go first", nil},
 		{"passed over before", func() release.Rollout {
 			o := first
