@@ -239,6 +239,9 @@ func needs(t *testing.T, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatalf("%s is missing: scripts/test-deps installs it", p)
+			}
 			t.Skipf("%s is missing: scripts/test-deps installs it", p)
 		}
 	}
